@@ -1,0 +1,70 @@
+"""``marspipe reconstruct`` and ``marspipe preview``."""
+
+from __future__ import annotations
+
+import click
+
+from marspipe.cli.options import load_recipe, local_slots, master_option, recipe_options
+
+
+@click.command()
+@click.option("--raw", required=True, metavar="URI", help="Scan manifest, folder with scan.yaml, or frames table.")
+@click.option("--out", required=True, metavar="URI", help="Folder of the results.")
+@recipe_options
+@click.option("--check", is_flag=True, help="Validate recipe and scan against each other; run nothing.")
+@click.option("--dry-run", is_flag=True, help="Print slabs, bytes, tasks and memory per task; run nothing.")
+@click.option("--overwrite", is_flag=True, help="Replace a committed volume.")
+@click.option("--resume", is_flag=True, help="Keep results that were made from the same input by the same recipe.")
+@master_option
+def reconstruct(
+    raw: str,
+    out: str,
+    recipe_uri: str | None,
+    overrides: tuple[str, ...],
+    check: bool,
+    dry_run: bool,
+    overwrite: bool,
+    resume: bool,
+    master: str | None,
+) -> None:
+    """Reconstruct a scan: raw files or a frames table in, volume, DICOM series and preview out."""
+    from marspipe.pipeline import run as job
+    from marspipe.pipeline.session import command_session
+    from marspipe.show.progress import Progress
+
+    recipe = load_recipe(recipe_uri, overrides)
+    source = job.open_source(raw)
+    plan = job.plan(source, recipe, local_slots(master))
+    if check or dry_run:
+        click.echo(plan.describe() if dry_run else f"recipe {recipe.name} ({recipe.content_hash()}) fits {raw}")
+        return
+    progress = Progress()
+    with command_session("marspipe reconstruct", master) as spark:
+        results = job.run(spark, source, out, recipe, progress=progress, overwrite=overwrite, resume=resume)
+    click.echo(f"volume     {results.volume_uri}")
+    if results.dicom_uri:
+        click.echo(f"dicom      {results.dicom_uri}")
+    if results.preview_uri:
+        click.echo(f"preview    {results.preview_uri}")
+
+
+@click.command()
+@click.argument("volume")
+@click.option("--out", "-o", default="preview.png", metavar="URI", help="The picture.")
+def preview(volume: str, out: str) -> None:
+    """Draw three mid slices per energy bin of a finished VOLUME."""
+    draw_preview(volume, out)
+
+
+def draw_preview(volume_uri: str, picture_uri: str) -> None:
+    """Draw the preview of a volume into a file and say so."""
+    import io
+
+    from marspipe.show.preview import write_preview
+    from marspipe.store import storage
+    from marspipe.store.volume import open_volume
+
+    picture = io.BytesIO()
+    write_preview(open_volume(volume_uri), picture)
+    storage.write_bytes(picture_uri, picture.getvalue(), overwrite=True)
+    click.echo(f"preview    {picture_uri}")

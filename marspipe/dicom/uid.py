@@ -1,0 +1,33 @@
+"""Deterministic unique identifiers.
+
+The same key always gives the same UID, so that a repeated task writes the same instances again instead of doubles.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import uuid
+
+IMPLEMENTATION_NAMESPACE = "marspipe"
+
+
+def derived_uid(*key: str | int) -> str:
+    """Return the UID that belongs to a key.
+
+    The first 128 bits of the key's SHA-256 become a UUID (version 8 of RFC 9562, https://doi.org/10.17487/RFC9562),
+    written below the root ``2.25`` as PS3.5 B.2 asks: at most 44 characters.
+
+    Parameters
+    ----------
+    *key : str or int
+        What the UID stands for, from the general to the particular. ``("a", "b")`` and ``("ab",)`` are different keys.
+    """
+    text = json.dumps([IMPLEMENTATION_NAMESPACE, *key], ensure_ascii=True, separators=(",", ":"))
+    digest = bytearray(hashlib.sha256(text.encode("ascii")).digest()[:16])
+    digest[6] = (digest[6] & 0x0F) | 0x80
+    digest[8] = (digest[8] & 0x3F) | 0x80
+    return f"2.25.{uuid.UUID(bytes=bytes(digest)).int}"
+
+
+IMPLEMENTATION_CLASS_UID = derived_uid("implementation class")

@@ -1,0 +1,107 @@
+"""Backprojection stage: the bands of one slab, in the order of the views -> the slab's slices.
+
+A task holds one slab and one batch of views, never a stack.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from pyspark import TaskContext
+
+from marspipe.errors import ScanError
+from marspipe.pipeline.plan import OUTPUT_BATCH_BYTES, ReconstructionPlan, SlabTask
+from marspipe.recon.backprojection import backproject, empty_batch
+from marspipe.store.blobs import binary_column, checksum, pixels_of
+from marspipe.store.schema import table_schema
+
+
+@dataclass(frozen=True)
+class BackprojectionStage:
+    """Everything a backprojection task needs to know; travels to the executors."""
+
+    plan: ReconstructionPlan
+    backend: str
+
+    def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        """Turn the bands of this partition's task, sorted by view, into rows of the volume table."""
+        context = TaskContext.get()
+        if context is None:
+            raise RuntimeError("a backprojection task runs on Spark only")
+        number = context.partitionId()
+        bin_, index = divmod(number, len(self.plan.slabs))
+        task = self.plan.slabs[index]
+        volume = np.zeros(task.slab.grid.shape, dtype=np.float32)
+        self._accumulate(batches, number, task, volume)
+        yield from self._slices(bin_, task, volume)
+
+    def _accumulate(
+        self, batches: Iterator[pa.RecordBatch], number: int, task: SlabTask, volume: NDArray[np.float32]
+    ) -> None:
+        """Add all views to the slab, as many per kernel call as the plan says, and count them."""
+        geometry, cols = self.plan.filtered_geometry, self.plan.filtered_geometry.detector_shape[1]
+        n_views = len(geometry)
+        filtered = empty_batch(min(self.plan.views_per_batch, n_views), cols, task.n_rows)
+        next_view = first = 0
+
+        def flush() -> None:
+            views = slice(first, next_view)
+            backproject(
+                filtered[: next_view - first],
+                geometry[views],
+                task.slab.grid,
+                volume,
+                row_first=task.row_first,
+                backend=self.backend,
+                threads=1,
+            )
+
+        for batch in batches:
+            for row in range(batch.num_rows):
+                view, of_task = batch.column("view")[row].as_py(), batch.column("task")[row].as_py()
+                if of_task != number:
+                    raise ScanError(f"backprojection task {number} got rows of task {of_task}")
+                if view != next_view:
+                    problem = "is doubled" if view < next_view else "is missing"
+                    raise ScanError(f"view {min(view, next_view)} {problem}: the scan must have each view once")
+                filtered[next_view - first] = pixels_of(batch.column("pixels"), row, "<f4", (cols, task.n_rows))
+                next_view += 1
+                if next_view - first == len(filtered):
+                    flush()
+                    first = next_view
+        if next_view != n_views:
+            raise ScanError(f"view {next_view} is missing: only {next_view} of {n_views} views reached the slab")
+        if next_view > first:
+            flush()
+
+    def _slices(self, bin_: int, task: SlabTask, volume: NDArray[np.float32]) -> Iterator[pa.RecordBatch]:
+        """Cut a finished slab into rows of the volume table, several slices at a time, without copying pixels."""
+        nz, ny, nx = volume.shape
+        firsts = np.arange(0, ny, self.plan.tile_rows)
+        rows = np.minimum(self.plan.tile_rows, ny - firsts)
+        step = max(1, OUTPUT_BATCH_BYTES // volume[0].nbytes)
+        schema = table_schema("volume").arrow()
+        for k in range(0, nz, step):
+            part = volume[k : k + step]
+            n, tiles = len(part), len(firsts)
+            blocks = [part[i, y : y + r] for i in range(n) for y, r in zip(firsts, rows, strict=True)]
+            # Voxel indices of the table count from the first slice of the volume.
+            z = np.arange(n, dtype=np.int32) + np.int32(task.slab.z_first - self.plan.grid.start[0] + k)
+            arrays = [
+                pa.array(np.full(n * tiles, bin_, dtype=np.int32)),
+                pa.array(np.repeat(z, tiles)),
+                pa.array(np.tile(np.arange(tiles, dtype=np.int32), n)),
+                pa.array(np.tile(firsts.astype(np.int32), n)),
+                pa.array(np.tile(rows.astype(np.int32), n)),
+                pa.array(np.full(n * tiles, nx, dtype=np.int32)),
+                binary_column(part, np.tile(rows * nx * 4, n)),
+                pa.array(np.array([b.min() for b in blocks], dtype=np.float32)),
+                pa.array(np.array([b.max() for b in blocks], dtype=np.float32)),
+                pa.array(np.array([b.mean(dtype=np.float64) for b in blocks])),
+                pa.array(np.array([checksum(b) for b in blocks], dtype=np.int64)),
+            ]
+            yield pa.RecordBatch.from_arrays(arrays, schema=schema)

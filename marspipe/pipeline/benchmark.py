@@ -1,0 +1,99 @@
+"""The Spark plan measured beside the same work in one process."""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from pyspark.sql import SparkSession
+from rich.console import Console
+
+from marspipe.bench import Result, best_of
+from marspipe.pipeline.filter_views import make_preprocessor
+from marspipe.pipeline.ingest import ingest, open_scan
+from marspipe.pipeline.reconstruct import prepare, reconstruct
+from marspipe.pipeline.session import task_slots
+from marspipe.readers import READERS
+from marspipe.recipe import parse_recipe
+from marspipe.recon.fdk import fdk
+from marspipe.show.progress import Progress
+from marspipe.simulate import SimulationSettings, mars_phantom, simulate_scan
+from marspipe.store import storage
+
+
+def bench_pipeline(
+    spark: SparkSession, folder: Path, voxels: int, views: int, detector: int, repeat: int = 2
+) -> list[Result]:
+    """Measure the Spark plan from frames table to committed volume beside the same work in one process.
+
+    Both read nothing but counts of one counter, and both use as many cores as the session has task slots. The JVM and
+    its Python workers run already, and kernels are compiled.
+    """
+    quiet = Progress(Console(quiet=True))
+    pitch = 0.055
+    raw, frames, out = (folder / name for name in ("raw", "frames", "out"))
+    scale = detector * pitch / (128 * 0.11)
+    simulate_scan(
+        raw,
+        settings=SimulationSettings(
+            scan_id="bench",
+            views=views,
+            detector_shape=(detector, detector),
+            pixel_pitch_mm=(pitch, pitch),
+            phantom=mars_phantom(scale),
+            thresholds_kev=(20.0,),
+            open_beam_photons=3000.0,
+            counter_depth_bits=12,
+        ),
+        overwrite=True,
+    )
+    scan = open_scan(str(raw))
+    size = scale * 128 * 0.11 / 1.25 / voxels
+    recipe = parse_recipe(f"grid: {{shape: {[voxels] * 3}, voxel_mm: {[size] * 3}}}", "bench")
+    wall = time.perf_counter()
+    ingest(spark, scan, str(frames), progress=quiet, overwrite=True)
+    ingested = time.perf_counter() - wall
+    job = prepare(spark, str(frames), recipe)
+    reconstruct(spark, job, str(out), progress=quiet, overwrite=True)
+
+    def on_spark() -> None:
+        reconstruct(spark, prepare(spark, str(frames), recipe), str(out), progress=quiet, overwrite=True)
+
+    slots = task_slots(spark)
+    preprocess = make_preprocessor(str(out / "calibration"), 1, job.plan.bins, recipe)
+    file = next(f for f in scan.files if f.entry.frame_type == "projection")
+    with storage.open_input(file.uri) as stream:
+        reader = READERS[file.entry.reader]
+        counts = np.stack(list(reader.read_many(stream, reader.index(stream, file.uri))))
+
+    def in_one_process() -> None:
+        integrals = np.empty(counts.shape, dtype=np.float32)
+
+        def line_integrals(view: int) -> None:
+            integrals[view] = preprocess(counts[view : view + 1])[0]
+
+        with ThreadPoolExecutor(slots) as pool:
+            list(pool.map(line_integrals, range(views)))
+        fdk(integrals, job.plan.geometry, job.plan.grid, threads=slots)
+
+    in_one_process()
+    spark_seconds, _ = best_of(repeat, on_spark)
+    alone, alone_cpu = best_of(repeat, in_one_process)
+    size_text = f"{voxels}^3, {views} views of {detector} x {detector}, {slots} cores"
+    return [
+        Result("ingest", size_text, ingested, 0.0, {"mb_per_second": scan.pixel_bytes / 1e6 / ingested}),
+        Result("one process: preprocessing + fdk", size_text, alone, alone_cpu),
+        Result(
+            "spark: frames table -> committed volume",
+            size_text,
+            spark_seconds,
+            0.0,
+            {
+                "times_one_process": spark_seconds / alone,
+                "tasks": float(job.plan.n_tasks),
+                "shuffle_mib": job.plan.shuffle_bytes / 2**20,
+            },
+        ),
+    ]

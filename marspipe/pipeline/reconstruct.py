@@ -1,0 +1,248 @@
+"""Reconstruct a scan: frames table -> filtered rows -> slabs -> committed volume.
+
+The plan, in order: average open beams and darks; per view, counters to line integrals, weights and ramp filter, cut
+into the row bands that each slab needs; shuffle so that the bands of (bin, slab) meet in the partition of that number,
+sorted by view; backproject slab by slab; write; commit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+from uuid import uuid4
+
+import pyarrow as pa
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+import marspipe
+from marspipe.errors import RunError, ScanError
+from marspipe.pipeline.backproject_slabs import BackprojectionStage
+from marspipe.pipeline.calibrate import write_calibration
+from marspipe.pipeline.failures import spark_failures
+from marspipe.pipeline.filter_views import FRAME_COLUMNS, FilterStage
+from marspipe.pipeline.plan import ARROW_BATCH_BYTES, ReconstructionPlan, plan_reconstruction
+from marspipe.pipeline.scan_frames import FramesTable, survey
+from marspipe.pipeline.session import task_slots
+from marspipe.pipeline.watch import watch_stages
+from marspipe.recipe import Recipe, content_hash
+from marspipe.scan.energy import counter_bins
+from marspipe.show.progress import Progress
+from marspipe.store import storage
+from marspipe.store.commit import claim_output, commit, committed
+from marspipe.store.tables import read_table, spark_schema, write_table
+
+# Input splits of the filter stage per task slot: enough to even out, few enough to keep rows together.
+SPLITS_PER_SLOT = 4
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """A scan, a recipe and the plan that follows from them."""
+
+    frames: FramesTable
+    recipe: Recipe
+    plan: ReconstructionPlan
+
+    @property
+    def content_hash(self) -> str:
+        """Hash of everything the voxels depend on: frames, recipe, grid, geometry and code version."""
+        return content_hash(
+            [
+                self.frames.metadata["content_hash"],
+                self.recipe.content_hash(),
+                self.plan.grid.to_dict(),
+                self.plan.geometry.to_dict(),
+                marspipe.__version__,
+            ]
+        )
+
+
+def prepare(spark: SparkSession, frames_uri: str, recipe: Recipe) -> Reconstruction:
+    """Validate a recipe against a frames table and cut the work, without running it.
+
+    Raises
+    ------
+    InputError
+        If the frames are not a whole scan, or the recipe does not fit it.
+    """
+    frames = FramesTable.open(frames_uri)
+    with spark_failures(f"reading the frames of {frames_uri}"):
+        groups, content, _ = survey(spark, frames_uri, frames.geometry, frames.counters)
+    if content != frames.metadata["content_hash"]:
+        raise ScanError(
+            f"{frames_uri}: the frames are not those that were committed (hash {content}, committed "
+            f"{frames.metadata['content_hash']}); ingest the scan again"
+        )
+    lit = {g.counter for g in groups if g.frame_type == "open_beam"}
+    dim = sorted({c.index for c in frames.counters} - lit)
+    if dim:
+        raise ScanError(f"{frames_uri}: no open beam for counter {', '.join(map(str, dim))}")
+    bins = tuple(counter_bins(frames.counters, recipe.bins.kind))
+    return Reconstruction(frames, recipe, plan_reconstruction(frames.geometry, bins, recipe, task_slots(spark)))
+
+
+def reconstruct(
+    spark: SparkSession,
+    job: Reconstruction,
+    out_uri: str,
+    *,
+    progress: Progress,
+    overwrite: bool = False,
+    resume: bool = False,
+) -> str:
+    """Reconstruct and commit a volume.
+
+    Parameters
+    ----------
+    spark : SparkSession
+        The session.
+    job : Reconstruction
+        From :func:`prepare`.
+    out_uri : str
+        Folder of the results; the volume goes to ``out_uri/volume``.
+    progress : Progress
+        Where to report.
+    overwrite : bool
+        Replace a committed volume.
+    resume : bool
+        Keep a committed volume that was made from the same frames by the same recipe and code.
+
+    Returns
+    -------
+    str
+        Folder of the committed volume.
+
+    Raises
+    ------
+    OutputExistsError
+        If a committed volume is in the way, or the folder cannot be written.
+    RunError
+        If the run failed; then nothing is committed.
+    """
+    volume_uri = storage.join(out_uri, "volume")
+    existing = committed(volume_uri)
+    if resume and existing is not None and existing.get("content_hash") == job.content_hash:
+        return volume_uri
+    claim_output(volume_uri, overwrite=overwrite)
+    calibration_uri = storage.join(out_uri, "calibration")
+    with spark_failures("averaging the open beams"), watch_stages(spark, progress, ["open beams"]):
+        write_calibration(spark, job.frames.uri, calibration_uri, len(job.frames.counters))
+    with spark_failures("the reconstruction"), watch_stages(spark, progress, ["filter", "backproject"]):
+        slabs = backprojected(spark, filtered_bands(spark, job, calibration_uri), job)
+        write_table(slabs, volume_uri, row_group_bytes=2**27, row_group_rows=job.plan.tiles_per_slice)
+    with spark_failures("checking the volume"):
+        files, statistics = _inventory(spark, volume_uri, job.plan)
+    commit(volume_uri, _volume_metadata(job, files, statistics))
+    return volume_uri
+
+
+def filtered_bands(spark: SparkSession, job: Reconstruction, calibration_uri: str) -> DataFrame:
+    """Return the bands table of a scan: one row per view and backprojection task."""
+    splits = SPLITS_PER_SLOT * task_slots(spark)
+    split_bytes = max(2**20, min(2**27, job.frames.pixel_bytes // splits))
+    spark.conf.set("spark.sql.files.maxPartitionBytes", str(split_bytes))
+    spark.conf.set("spark.sql.files.openCostInBytes", "0")
+    # Row groups hold whole views (see ingest), splits hold whole row groups: a view never meets two tasks.
+    spark.conf.set("spark.sql.parquet.columnarReaderBatchSize", "32")
+    spark.conf.set("spark.sql.execution.arrow.maxBytesPerBatch", str(ARROW_BATCH_BYTES))
+    frames = read_table(spark, job.frames.uri, "frames", "frame_type", *FRAME_COLUMNS)
+    projections = frames.where(F.col("frame_type") == "projection").drop("frame_type")
+    stage = FilterStage(job.plan, job.recipe, calibration_uri, str(uuid4()), len(job.frames.counters))
+    return projections.mapInArrow(_as_function(stage), spark_schema("bands"))
+
+
+def backprojected(spark: SparkSession, bands: DataFrame, job: Reconstruction) -> DataFrame:
+    """Return the volume table: partition number = task number, one whole slab each."""
+    del spark
+    # Placement by number, since hashing would leave some partitions empty and others doubled.
+    placed = bands.repartitionById(job.plan.n_tasks, "task").sortWithinPartitions("view")
+    stage = BackprojectionStage(job.plan, job.recipe.run.backend)
+    return placed.mapInArrow(_as_function(stage), spark_schema("volume"))
+
+
+def _as_function(
+    stage: Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]],
+) -> Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
+    """Return a stage as the plain function that Spark wants."""
+
+    def run(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        yield from stage(batches)
+
+    return run
+
+
+def _inventory(
+    spark: SparkSession, volume_uri: str, plan: ReconstructionPlan
+) -> tuple[list[dict[str, Any]], list[dict[str, float]]]:
+    """Return which file holds which slices, and the statistics per bin; check that no slice is missing or doubled."""
+    tiles = read_table(spark, volume_uri, "volume", "bin", "z", "tile", "rows", "cols", "min", "max", "mean")
+    weight = F.col("rows") * F.col("cols")
+    rows = (
+        tiles.withColumn("path", F.regexp_extract(F.input_file_name(), r"([^/]+)$", 1))
+        .groupBy("bin", "path")
+        .agg(
+            F.min("z").alias("first"),
+            F.max("z").alias("last"),
+            F.count("*").alias("n"),
+            F.countDistinct("z", "tile").alias("distinct"),
+            F.min("min").alias("min"),
+            F.max("max").alias("max"),
+            F.sum(F.col("mean") * weight).alias("total"),
+        )
+        .orderBy("bin", "first")
+        .collect()
+    )
+    files: list[dict[str, Any]] = []
+    statistics: list[dict[str, float]] = []
+    for bin_ in range(len(plan.bins)):
+        of_bin = [row for row in rows if row["bin"] == bin_]
+        expected = 0
+        for row in of_bin:
+            whole = (row["last"] - row["first"] + 1) * plan.tiles_per_slice
+            if row["first"] != expected or not row["n"] == row["distinct"] == whole:
+                raise RunError(f"{volume_uri}: bin {bin_} is not whole at slice {expected}; nothing was committed")
+            expected = row["last"] + 1
+            files.append({"path": row["path"], "bin": bin_, "z_first": row["first"], "z_last": row["last"]})
+        if expected != plan.grid.shape[0]:
+            raise RunError(f"{volume_uri}: bin {bin_} ends at slice {expected} of {plan.grid.shape[0]}")
+        statistics.append(
+            {
+                "min": float(min(row["min"] for row in of_bin)),
+                "max": float(max(row["max"] for row in of_bin)),
+                "mean": float(sum(row["total"] for row in of_bin) / plan.grid.n_voxels),
+            }
+        )
+    return files, statistics
+
+
+def _volume_metadata(
+    job: Reconstruction, files: list[dict[str, Any]], statistics: list[dict[str, float]]
+) -> dict[str, Any]:
+    plan, recipe, frames = job.plan, job.recipe, job.frames
+    return {
+        "kind": "volume",
+        "format": 1,
+        "version": marspipe.__version__,
+        "scan_id": frames.scan_id,
+        "description": frames.metadata.get("description", ""),
+        "units": "1/mm",
+        "bins": [
+            {"low_kev": b.energy.low_kev, "high_kev": b.energy.high_kev, "label": b.energy.label, "mode": b.mode}
+            for b in plan.bins
+        ],
+        "grid": plan.grid.to_dict(),
+        "geometry": plan.geometry.to_dict(),
+        "tube": frames.metadata.get("tube"),
+        "acquired_at": frames.metadata.get("acquired_at"),
+        "redundancy": {"name": plan.redundancy.name, "description": plan.redundancy.description},
+        "filter": recipe.filter.model_dump(mode="json"),
+        "recipe": recipe.model_dump(mode="json"),
+        "recipe_hash": recipe.content_hash(),
+        "frames_uri": frames.uri,
+        "frames_hash": frames.metadata["content_hash"],
+        "content_hash": job.content_hash,
+        "statistics": statistics,
+        "files": files,
+    }

@@ -1,0 +1,1 @@
+"""Raw counts to line integrals: one module per correction, pure functions on arrays, composed in ``chain``."""

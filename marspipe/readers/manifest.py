@@ -1,0 +1,290 @@
+"""The scan manifest ``scan.yaml``: which raw file holds which frames, and how the scan was measured.
+
+It lies beside the raw files. The raw formats know neither the geometry nor the angles (Merlin) nor what a counter
+means, so the manifest says all that; where a file does know, the manifest can refer to it.
+"""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Annotated, Any, Literal
+from urllib.parse import unquote, urlsplit
+
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+from pydantic import Discriminator, Field, Tag, field_validator, model_validator
+
+from marspipe.errors import GeometryError, ScanError
+from marspipe.readers.manifest_files import AngleDataset, AngleRange, FileEntry, Orientation, resolve_angles
+from marspipe.readers.strict import StrictModel, parse_yaml
+from marspipe.scan.energy import Counter
+from marspipe.scan.geometry import ScanGeometry
+
+__all__ = [
+    "FILE_NAME",
+    "AngleDataset",
+    "AngleRange",
+    "CircularGeometry",
+    "CounterEntry",
+    "FileEntry",
+    "Orientation",
+    "ParallelGeometry",
+    "ScanManifest",
+    "Tube",
+    "load_manifest",
+    "manifest_json_schema",
+    "resolve_angles",
+    "resolve_uri",
+    "scan_geometry",
+]
+
+FILE_NAME = "scan.yaml"
+
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
+Pair = tuple[float, float]
+
+
+class CircularGeometry(StrictModel):
+    """A circular orbit around z; see ScanGeometry.circular."""
+
+    kind: Literal["circular"]
+    source_to_isocenter_mm: float = Field(gt=0, description="Source to rotation axis, mm.")
+    source_to_detector_mm: float = Field(gt=0, description="Source to detector, mm.")
+    detector_shape: tuple[int, int] = Field(description="Detector (rows, columns), after `orientation`.")
+    pixel_pitch_mm: Pair = Field(description="Pixel pitch (v, u), mm.")
+    principal_point_px: Pair | None = Field(
+        None, description="Detector position (row, column) of the ray through the isocenter; by default the middle."
+    )
+
+
+class ParallelGeometry(StrictModel):
+    """A parallel beam; see ScanGeometry.parallel."""
+
+    kind: Literal["parallel"]
+    detector_shape: tuple[int, int] = Field(description="Detector (rows, columns), after `orientation`.")
+    pixel_pitch_mm: Pair = Field(description="Pixel pitch (v, u), mm.")
+    principal_point_px: Pair | None = Field(
+        None, description="(row, column) on the detector; the column is that of the rotation axis."
+    )
+
+
+class Tube(StrictModel):
+    """The X-ray tube."""
+
+    voltage_kvp: float = Field(gt=0, description="Peak voltage, kV.")
+    current_ua: float | None = Field(None, gt=0, description="Current, uA.")
+    filters: dict[str, Annotated[float, Field(ge=0)]] = Field({}, description="Material: thickness in mm.")
+
+
+class CounterEntry(StrictModel):
+    """What one counter of the camera counts."""
+
+    counter: int = Field(ge=0, description="Number of the counter in the frames, from 0.")
+    mode: Literal["SPM", "CSM"] = Field("SPM", description="Single-pixel or charge-summing mode.")
+    threshold_kev: float = Field(0.0, ge=0, description="Photons above this energy are counted, keV.")
+
+
+def _kind_of_geometry(value: Any) -> str | None:
+    kind = value.get("kind") if isinstance(value, dict) else getattr(value, "kind", None)
+    return f"<{kind}>" if isinstance(kind, str) else None
+
+
+Geometry = Annotated[
+    Annotated[CircularGeometry, Tag("<circular>")] | Annotated[ParallelGeometry, Tag("<parallel>")],
+    Discriminator(
+        _kind_of_geometry,
+        custom_error_type="geometry_kind",
+        custom_error_message="geometry needs kind: circular or kind: parallel",
+    ),
+]
+
+
+class ScanManifest(StrictModel):
+    """A whole scan manifest."""
+
+    marspipe_scan: Literal[1] = Field(description="Version of the manifest format.")
+    scan_id: str = Field(pattern=r"^[A-Za-z0-9._-]+$", max_length=128, description="Name of the scan.")
+    description: str = Field("", description="Free text.")
+    geometry: Geometry
+    tube: Tube | None = None
+    counters: tuple[CounterEntry, ...] = Field(
+        (CounterEntry(counter=0),), min_length=1, description="The camera's counters, numbered from 0."
+    )
+    files: tuple[FileEntry, ...] = Field(min_length=1, description="The raw files.")
+
+    @field_validator("counters")
+    @classmethod
+    def _ladder(cls, counters: tuple[CounterEntry, ...]) -> tuple[CounterEntry, ...]:
+        numbers = [c.counter for c in counters]
+        if numbers != list(range(len(numbers))):
+            raise ValueError(f"counters must be numbered 0 to {len(numbers) - 1} in order, got {numbers}")
+        below: dict[str, CounterEntry] = {}
+        for entry in counters:
+            lower = below.get(entry.mode)
+            if lower is not None and entry.threshold_kev <= lower.threshold_kev:
+                raise ValueError(
+                    f"thresholds of mode {entry.mode} must ascend, but counter {lower.counter} is at "
+                    f"{lower.threshold_kev:g} keV and counter {entry.counter} at {entry.threshold_kev:g} keV"
+                )
+            below[entry.mode] = entry
+        return counters
+
+    @model_validator(mode="after")
+    def _sound(self) -> ScanManifest:
+        if not self.projection_files:
+            raise ValueError("files: at least one file must have frame_type: projection")
+        try:
+            ScanGeometry.from_dict({**self.geometry.model_dump(), "angles_rad": [0.0]})
+        except GeometryError as error:
+            raise ValueError(f"geometry: {error}") from error
+        _refuse_doubled_views([(f, n) for f in self.projection_files if (n := f.literal_count()) is not None], "files")
+        return self
+
+    @property
+    def projection_files(self) -> tuple[FileEntry, ...]:
+        """The files that hold projections, in the order of the manifest."""
+        return tuple(f for f in self.files if f.frame_type == "projection")
+
+    def camera_counters(self) -> list[Counter]:
+        """Return the counters as :class:`marspipe.scan.energy.Counter` values."""
+        return [Counter(c.counter, c.mode, c.threshold_kev) for c in self.counters]
+
+    def projection_angles(self, resolved: Sequence[NDArray[np.float64]] | None = None) -> NDArray[np.float64]:
+        """Return the angle of every view of the scan, in the order of the views.
+
+        Parameters
+        ----------
+        resolved : sequence of ndarray, rad, optional
+            Angles of each projection file, in the order of :attr:`projection_files`, from :func:`resolve_angles`.
+            Needed only if a file keeps its angles in a dataset.
+
+        Returns
+        -------
+        ndarray, shape (n_views,), float64, rad
+
+        Raises
+        ------
+        ScanError
+            If a view is missing or doubled, or angles have to be resolved first.
+        """
+        files = self.projection_files
+        parts = [f.literal_angles() for f in files] if resolved is None else list(resolved)
+        if len(parts) != len(files):
+            raise ScanError(f"scan {self.scan_id}: angles of {len(parts)} files given, expected {len(files)}")
+        sized = []
+        for file, part in zip(files, parts, strict=True):
+            if part is None:
+                raise ScanError(f"scan {self.scan_id}: the angles of {file.path} lie in the file; resolve them first")
+            sized.append((file, int(part.size)))
+        try:
+            _refuse_doubled_views(sized, f"scan {self.scan_id}")
+        except ValueError as error:
+            raise ScanError(str(error)) from error
+        views = max(f.first_view + n for f, n in sized)
+        angles = np.full(views, np.nan)
+        for file, part in zip(files, parts, strict=True):
+            if part is not None:
+                angles[file.first_view : file.first_view + part.size] = part
+        missing = np.flatnonzero(np.isnan(angles))
+        if missing.size:
+            raise ScanError(
+                f"scan {self.scan_id}: view {missing[0]} is in no projection file "
+                f"({missing.size} of {views} views are missing)"
+            )
+        return angles
+
+    def to_yaml(self) -> str:
+        """Return the manifest as YAML; :func:`load_manifest` restores it exactly."""
+        content = self.model_dump(mode="json", exclude_none=True)
+        for file in content["files"]:
+            if not any(file["orientation"].values()):
+                del file["orientation"]
+        return str(yaml.safe_dump(content, sort_keys=False, allow_unicode=True, default_flow_style=None, width=120))
+
+
+def _refuse_doubled_views(sized: Sequence[tuple[FileEntry, int]], where: str) -> None:
+    ordered = sorted(sized, key=lambda item: item[0].first_view)
+    for (one, n), (other, _) in pairwise(ordered):
+        if other.first_view < one.first_view + n:
+            raise ValueError(
+                f"{where}: view {other.first_view} is doubled: {one.path!r} holds views {one.first_view} to "
+                f"{one.first_view + n - 1}, and {other.path!r} begins at view {other.first_view}"
+            )
+
+
+def load_manifest(text: str, origin: str) -> ScanManifest:
+    """Return the scan manifest written in YAML.
+
+    Parameters
+    ----------
+    text : str
+        The YAML text.
+    origin : str
+        Where it came from (its URI), for messages.
+
+    Raises
+    ------
+    ScanError
+        Naming the origin and, for every fault, key path, value and what was expected; for an unknown key the nearest
+        valid one.
+    """
+    return parse_yaml(text, origin, ScanManifest, ScanError, "scan manifest")
+
+
+def manifest_json_schema() -> dict[str, Any]:
+    """Return the JSON Schema of a scan manifest, as shipped in ``schemas/scan.schema.json``."""
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **ScanManifest.model_json_schema()}
+
+
+def scan_geometry(manifest: ScanManifest, angles_rad: NDArray[np.float64]) -> ScanGeometry:
+    """Return the geometry of a scan.
+
+    Parameters
+    ----------
+    manifest : ScanManifest
+        The manifest.
+    angles_rad : ndarray, shape (n_views,), rad
+        Angle of every view, from :meth:`ScanManifest.projection_angles`.
+
+    Raises
+    ------
+    GeometryError
+        If the angles do not make sense.
+    """
+    return ScanGeometry.from_dict({**manifest.geometry.model_dump(), "angles_rad": np.asarray(angles_rad)})
+
+
+def resolve_uri(path: str, manifest_uri: str) -> str:
+    """Return where a file named in a manifest lies.
+
+    Parameters
+    ----------
+    path : str
+        A URI; a path relative to the manifest's folder; or an absolute path, which is on the manifest's file system.
+    manifest_uri : str
+        Path or URI of the manifest itself.
+
+    Examples
+    --------
+    >>> resolve_uri("raw/a b.mib", "hdfs://nn:9000/scans/42/scan.yaml")
+    'hdfs://nn:9000/scans/42/raw/a b.mib'
+    >>> resolve_uri("/data/open.mib", "hdfs://nn:9000/scans/42/scan.yaml")
+    'hdfs://nn:9000/data/open.mib'
+    >>> resolve_uri("../open.mib", "/scans/42/scan.yaml")
+    '/scans/open.mib'
+    """
+    if _SCHEME.match(path):
+        return path
+    root = ""
+    if manifest_uri.startswith("file:"):
+        # A file URI is percent-encoded and a plain path is not; the result is plain.
+        manifest_uri = unquote(urlsplit(manifest_uri).path)
+    elif "://" in manifest_uri:
+        scheme, _, rest = manifest_uri.partition("://")
+        host, slash, tail = rest.partition("/")
+        root, manifest_uri = f"{scheme}://{host}", slash + tail
+    return root + posixpath.normpath(posixpath.join(posixpath.dirname(manifest_uri), path))

@@ -1,0 +1,154 @@
+"""The raw files that a scan manifest lists: format, kind of frames, angles, orientation of the camera."""
+
+from __future__ import annotations
+
+import difflib
+from typing import Annotated, Any, BinaryIO, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Discriminator, Field, Tag, field_validator, model_validator
+
+from marspipe.errors import ScanError
+from marspipe.readers import data_exchange
+from marspipe.readers.frames import FrameType
+from marspipe.readers.strict import StrictModel
+
+_READERS = ("merlin", "data_exchange")
+_DATASET_READERS = ("data_exchange",)
+_UNITS = {"deg": ("deg", "degree", "degrees"), "rad": ("rad", "radian", "radians")}
+
+
+class AngleRange(StrictModel):
+    """Equidistant angles: start, start + step, ..."""
+
+    start: float = Field(0.0, description="Angle of the first exposure, rad.")
+    step: float = Field(description="From one exposure to the next, rad.")
+    count: int = Field(ge=1, le=10_000_000, description="Number of exposures.")
+
+
+class AngleDataset(StrictModel):
+    """Angles stored in the HDF5 file itself."""
+
+    dataset: str = Field(description="HDF5 path, such as /exchange/theta.")
+    unit: Literal["deg", "rad"] = Field(description="Unit of the stored angles.")
+
+
+class Orientation(StrictModel):
+    """How the camera was mounted: first `transpose`, then the flips, turn its frames into [row v, column u]."""
+
+    transpose: bool = Field(False, description="Exchange rows and columns.")
+    flip_rows: bool = Field(False, description="Reverse the rows.")
+    flip_columns: bool = Field(False, description="Reverse the columns.")
+
+
+def _kind_of_angles(value: Any) -> str:
+    if isinstance(value, AngleDataset) or (isinstance(value, dict) and "dataset" in value):
+        return "<dataset>"
+    return "<range>" if isinstance(value, (AngleRange, dict)) else "<list>"
+
+
+Angles = Annotated[
+    Annotated[AngleRange, Tag("<range>")]
+    | Annotated[tuple[float, ...], Field(min_length=1), Tag("<list>")]
+    | Annotated[AngleDataset, Tag("<dataset>")],
+    Discriminator(_kind_of_angles),
+]
+
+
+class FileEntry(StrictModel):
+    """One raw file, or one dataset of an HDF5 file."""
+
+    path: str = Field(min_length=1, description="Relative to the manifest, or an absolute path or URI.")
+    reader: str = Field(description="Format: merlin or data_exchange.", json_schema_extra={"enum": list(_READERS)})
+    frame_type: FrameType = Field(description="What its frames are.")
+    dataset: str | None = Field(None, min_length=1, description="HDF5 path; by default the usual one of frame_type.")
+    angles_rad: Angles | None = Field(None, description="Angles of the exposures, rad; projections only.")
+    first_view: int = Field(0, ge=0, description="View number of the first exposure; projections only.")
+    exposure_s: float | None = Field(None, gt=0, description="Exposure time, s; overrides the file's header.")
+    time: Literal["before", "after"] | None = Field(
+        None, description="Open beam and dark: acquired before or after the projections."
+    )
+    orientation: Orientation = Orientation()
+
+    @field_validator("reader")
+    @classmethod
+    def _known_reader(cls, value: str) -> str:
+        if value not in _READERS:
+            near = difflib.get_close_matches(value, _READERS, n=1, cutoff=0.4)
+            hint = f"did you mean {near[0]!r}?" if near else f"valid readers are {', '.join(_READERS)}"
+            raise ValueError(f"unknown reader {value!r}; {hint}")
+        return value
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> FileEntry:
+        if self.frame_type == "projection":
+            if self.angles_rad is None:
+                raise ValueError(f"angles_rad is missing for the projections in {self.path!r}")
+            if self.time is not None:
+                raise ValueError(f"time: {self.time} is for open beams and dark frames; {self.path!r} has projections")
+        elif self.angles_rad is not None or self.first_view:
+            raise ValueError(f"angles_rad and first_view are for projections; {self.path!r} is {self.frame_type}")
+        if self.reader not in _DATASET_READERS:
+            if self.dataset is not None:
+                raise ValueError(f"dataset {self.dataset!r} needs an HDF5 reader; {self.path!r} is {self.reader}")
+            if isinstance(self.angles_rad, AngleDataset):
+                raise ValueError(
+                    f"angles_rad.dataset {self.angles_rad.dataset!r} needs an HDF5 reader; "
+                    f"{self.path!r} is {self.reader}"
+                )
+        return self
+
+    def literal_count(self) -> int | None:
+        """Return how many angles the manifest itself lists; None if the file has them."""
+        angles = self.angles_rad
+        if isinstance(angles, AngleRange):
+            return angles.count
+        return len(angles) if isinstance(angles, tuple) else None
+
+    def literal_angles(self) -> NDArray[np.float64] | None:
+        """Return the angles in rad that the manifest itself lists; None if the file has them."""
+        angles = self.angles_rad
+        if isinstance(angles, AngleRange):
+            return angles.start + angles.step * np.arange(angles.count, dtype=np.float64)
+        return np.array(angles, dtype=np.float64) if isinstance(angles, tuple) else None
+
+
+def resolve_angles(entry: FileEntry, opened_file: BinaryIO | None = None) -> NDArray[np.float64]:
+    """Return the angles of a projection file.
+
+    Parameters
+    ----------
+    entry : FileEntry
+        A projection file of the manifest.
+    opened_file : seekable binary file, optional
+        The raw file; needed only if the angles lie in it.
+
+    Returns
+    -------
+    ndarray, shape (n_exposures,), float64, rad
+
+    Raises
+    ------
+    RawFormatError
+        If the dataset is missing or not one-dimensional.
+    ScanError
+        If the entry has no angles, an angle is not finite, or the file claims another unit than the manifest.
+    """
+    literal = entry.literal_angles()
+    if literal is not None:
+        return literal
+    if not isinstance(entry.angles_rad, AngleDataset):
+        raise ScanError(f"{entry.path}: angles_rad is missing")
+    if opened_file is None:
+        raise ScanError(f"{entry.path}: the angles lie in {entry.angles_rad.dataset}; the file is needed to read them")
+    dataset, unit = entry.angles_rad.dataset, entry.angles_rad.unit
+    values, stored_unit = data_exchange.read_angles(opened_file, entry.path, dataset)
+    claimed = next((u for u, names in _UNITS.items() if (stored_unit or "").strip().lower() in names), unit)
+    if claimed != unit:
+        raise ScanError(f"{entry.path}: {dataset} is stored in {stored_unit!r}, but the manifest says unit: {unit}")
+    bad = np.flatnonzero(~np.isfinite(values))
+    if bad.size or not values.size:
+        found = f"angle {bad[0]} is {values[bad[0]]}" if bad.size else "it is empty"
+        raise ScanError(f"{entry.path}: {dataset} must hold at least one angle, all finite, but {found}")
+    return np.deg2rad(values) if unit == "deg" else values

@@ -1,0 +1,215 @@
+"""What to do with a scan: a typed, validated, hashed recipe.
+
+A recipe is YAML. Unknown keys are errors that name the nearest valid one. What shapes the voxels is hashed; what only
+shapes the run (slab thickness, batches, which files are written beside the volume) is not.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from marspipe.errors import RecipeError
+
+WindowName = Literal["ram-lak", "shepp-logan", "cosine", "hamming", "hann"]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Bins(_Section):
+    """How counters become energy bins."""
+
+    kind: Literal["differential", "cumulative"] = Field(
+        "differential", description="Differences of neighbouring counters, or each counter by itself."
+    )
+
+
+class Geometry(_Section):
+    """Corrections to the geometry of the scan's manifest."""
+
+    principal_point_px: tuple[float, float] | None = Field(
+        None, description="Detector position (row, column) of the ray through the isocentre, px."
+    )
+    center_of_rotation_px: float | None = Field(
+        None, description="Detector column of the rotation axis, px; replaces the principal point's column."
+    )
+
+
+class Grid(_Section):
+    """The volume; what is left out follows from the detector's field of view."""
+
+    shape: tuple[int, int, int] | None = Field(None, description="Voxels (z, y, x).")
+    voxel_mm: tuple[float, float, float] | None = Field(None, description="Voxel size (z, y, x), mm.")
+    center_mm: tuple[float, float, float] = Field((0.0, 0.0, 0.0), description="Middle of the volume (z, y, x), mm.")
+
+    @field_validator("shape")
+    @classmethod
+    def _positive_shape(cls, value: tuple[int, int, int] | None) -> tuple[int, int, int] | None:
+        if value is not None and min(value) < 1:
+            raise ValueError("must be at least 1 voxel along each axis")
+        return value
+
+    @field_validator("voxel_mm")
+    @classmethod
+    def _positive_voxel(cls, value: tuple[float, float, float] | None) -> tuple[float, float, float] | None:
+        if value is not None and min(value) <= 0:
+            raise ValueError("must be positive (mm)")
+        return value
+
+
+class BadPixels(_Section):
+    """Which pixels are not believed, per counter, from the open beams and dark frames."""
+
+    dead_fraction: float = Field(0.1, ge=0, le=1, description="Dead: open beam at most this fraction of the median.")
+    hot_fraction: float = Field(5.0, gt=1, description="Hot: open beam above this multiple of the median.")
+    noisy_dark_fraction: float = Field(
+        0.01, ge=0, description="Noisy: dark counts above this fraction of the median open beam."
+    )
+
+
+class Preprocess(_Section):
+    """Raw counts to line integrals."""
+
+    bad_pixels: BadPixels = BadPixels()
+    inpaint_radius_px: int = Field(8, ge=1, le=64, description="Widest neighbourhood that fills a bad pixel, px.")
+
+
+class Filter(_Section):
+    """The ramp filter."""
+
+    window: WindowName = Field("ram-lak", description="Window on the ramp.")
+    cutoff: float = Field(1.0, gt=0, le=1, description="Cut-off as a fraction of the Nyquist frequency.")
+    redundancy: Literal["auto", "full", "parallel-180", "parker", "wang"] = Field(
+        "auto", description="Redundancy weights; auto chooses from the angles and the detector offset."
+    )
+
+
+class Run(_Section):
+    """How the work is cut; the volume does not depend on it."""
+
+    backend: Literal["auto", "cpu", "reference"] = Field("auto", description="Backprojection kernel.")
+    slab_slices: int | None = Field(None, ge=1, description="Slices of a backprojection task.")
+    views_per_batch: int | None = Field(None, ge=1, description="Views of one kernel call.")
+    memory_per_task_mib: int = Field(1024, ge=64, description="Python memory of one task, MiB.")
+
+
+class Output(_Section):
+    """What is written beside the Parquet volume."""
+
+    tile_mib: float = Field(4.0, gt=0, le=64, description="Largest tile of a slice in the volume table, MiB.")
+    dicom: bool = Field(True, description="Write one DICOM series per energy bin.")
+    preview: bool = Field(True, description="Write a PNG with three mid slices per energy bin.")
+
+
+class Recipe(_Section):
+    """A whole recipe."""
+
+    marspipe_recipe: Literal[1] = Field(1, description="Version of the recipe format.")
+    name: str = Field("default", pattern=r"^[A-Za-z0-9._-]+$", description="A name for people.")
+    bins: Bins = Bins()
+    geometry: Geometry = Geometry()
+    grid: Grid = Grid()
+    preprocess: Preprocess = Preprocess()
+    filter: Filter = Filter()
+    run: Run = Run()
+    output: Output = Output()
+
+    def content_hash(self) -> str:
+        """Return the hash of everything that shapes the voxels, 16 hexadecimal digits."""
+        content = self.model_dump(mode="json", exclude={"name", "run", "output"})
+        return content_hash(content)
+
+    def to_yaml(self) -> str:
+        """Return the recipe as YAML, every key written out."""
+        return str(yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False))
+
+
+def content_hash(content: Any) -> str:
+    """Return a short hash of a JSON-ready value, independent of the order of its keys."""
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def recipe_json_schema() -> dict[str, Any]:
+    """Return the JSON Schema of a recipe, as shipped in ``schemas/recipe.schema.json``."""
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **Recipe.model_json_schema()}
+
+
+def parse_recipe(text: str, origin: str, overrides: tuple[str, ...] = ()) -> Recipe:
+    """Return the recipe written in YAML.
+
+    Parameters
+    ----------
+    text : str
+        The YAML text.
+    origin : str
+        Where it came from, for messages.
+    overrides : tuple of str
+        ``key.path=value`` assignments that replace values of the text, such as ``filter.window=hann``.
+
+    Raises
+    ------
+    RecipeError
+        Naming the origin, the key and the value; an unknown key with the nearest valid name.
+    """
+    try:
+        content = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise RecipeError(f"{origin}: not valid YAML: {' '.join(str(error).split())}") from error
+    if content is None:
+        content = {}
+    if not isinstance(content, dict):
+        raise RecipeError(f"{origin}: a recipe must be a mapping of keys, got {type(content).__name__}")
+    for override in overrides:
+        _assign(content, override)
+    try:
+        return Recipe.model_validate(content)
+    except ValidationError as error:
+        raise RecipeError(f"{origin}: {'; '.join(explain_errors(error, Recipe))}") from error
+
+
+def _assign(content: dict[str, Any], override: str) -> None:
+    path, separator, text = override.partition("=")
+    keys = path.strip().split(".")
+    if not separator or not all(keys):
+        raise RecipeError(f"--set takes key.path=value, got {override!r}")
+    for key in keys[:-1]:
+        content = content.setdefault(key, {})
+        if not isinstance(content, dict):
+            raise RecipeError(f"--set {override}: {key} is not a section")
+    content[keys[-1]] = yaml.safe_load(text)
+
+
+def explain_errors(error: ValidationError, model: type[BaseModel]) -> list[str]:
+    """Return one sentence per pydantic error: key, value, what was expected, the nearest valid key."""
+    sentences = []
+    for item in error.errors():
+        key = ".".join(map(str, item["loc"]))
+        if item["type"] == "extra_forbidden":
+            valid = _valid_keys(model, item["loc"][:-1])
+            near = difflib.get_close_matches(str(item["loc"][-1]), valid, n=1, cutoff=0.4)
+            hint = f"did you mean {near[0]!r}?" if near else f"valid keys are {', '.join(valid)}"
+            sentences.append(f"unknown key {key!r}; {hint}")
+        else:
+            sentences.append(f"{key}: {item['msg'].removeprefix('Value error, ')}, got {item['input']!r}")
+    return sentences
+
+
+def _valid_keys(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
+    for name in location:
+        if isinstance(name, int):
+            continue
+        field = model.model_fields.get(name)
+        candidates = [] if field is None else [field.annotation, *getattr(field.annotation, "__args__", ())]
+        nested = [c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)]
+        if not nested:
+            return []
+        model = nested[0]
+    return list(model.model_fields)

@@ -1,0 +1,116 @@
+"""The fast CPU backprojection for circular orbits whose detector columns are parallel to the rotation axis."""
+
+from __future__ import annotations
+
+import math
+
+import llvmlite.binding
+import numpy as np
+from numpy.typing import NDArray
+
+from marspipe.errors import GeometryError, InputError
+from marspipe.recon.backprojection.general import backproject_general
+from marspipe.recon.backprojection.simd import LANES, TILE, add_tiles
+from marspipe.recon.backprojection.threads import numba_config, run_in_threads
+from marspipe.scan.geometry import ScanGeometry
+from marspipe.scan.grid import VolumeGrid
+
+SIMD = ("auto", "avx512", "portable")
+
+# Voxels of a column that are worked on at once: columns of this many voxels and their rows stay in the caches.
+_Z_BLOCK = 512
+# The permute reaches 32 neighbouring rows: 15 steps of just under 2 rows, and the row above.
+_PERMUTE_STEP = 1.999
+
+
+def avx512_available() -> bool:
+    """Return whether numba compiles for a processor with AVX-512."""
+    if numba_config.CPU_NAME or numba_config.CPU_FEATURES:  # numba was told to compile for something else
+        return False
+    return bool(llvmlite.binding.get_host_cpu_features().get("avx512f", False))
+
+
+def backproject_cpu(
+    filtered: NDArray[np.float32],
+    geometry: ScanGeometry,
+    grid: VolumeGrid,
+    out: NDArray[np.float32],
+    *,
+    row_first: int = 0,
+    threads: int | None = None,
+) -> None:
+    """Add the backprojection to ``out`` with the fast kernel where the orbit allows, else with the general one."""
+    if geometry.orbit is not None:
+        backproject_circular(filtered, geometry, grid, out, row_first=row_first, threads=threads)
+    else:
+        backproject_general(filtered, geometry, grid, out, row_first=row_first, threads=threads)
+
+
+def backproject_circular(
+    filtered: NDArray[np.float32],
+    geometry: ScanGeometry,
+    grid: VolumeGrid,
+    out: NDArray[np.float32],
+    *,
+    row_first: int = 0,
+    threads: int | None = None,
+    simd: str = "auto",
+) -> None:
+    """Add the backprojection of a circular orbit to ``out``.
+
+    Parameters are those of :func:`marspipe.recon.backprojection.backproject`, which checks them, and ``simd``:
+    ``"auto"`` takes the AVX-512 path where the processor has it and a voxel column's rows lie close enough
+    together; ``"avx512"`` and ``"portable"`` insist. All give the same bits.
+
+    Raises
+    ------
+    GeometryError
+        If the geometry is not a circular orbit, or the grid reaches a source.
+    InputError
+        If ``simd`` is unknown or not possible here.
+    """
+    orbit = geometry.orbit
+    if orbit is None:
+        raise GeometryError("the fast kernel needs a circular orbit; this geometry has per-view vectors")
+    # One libm call per angle: vectorised sines may depend on where an angle stands in its array.
+    sin = np.array([math.sin(t) for t in geometry.angles_rad])
+    cos = np.array([math.cos(t) for t in geometry.angles_rad])
+    sod, sdd = orbit.source_to_isocenter_mm, orbit.source_to_detector_mm
+    y_mm, x_mm = grid.axis_mm("y"), grid.axis_mm("x")
+    nearest = min(float((sod - x * sin + y * cos).min()) for x in x_mm[[0, -1]] for y in y_mm[[0, -1]])
+    if nearest <= 0:
+        raise GeometryError(
+            f"the grid reaches the source: its radius is {grid.radius_mm():.6g} mm and the source's {sod:.6g} mm"
+        )
+    rows_per_mm = sdd / orbit.pixel_pitch_mm[0]
+    steepest = grid.voxel_mm[0] * rows_per_mm / nearest
+    n_z = grid.shape[0]
+    z_block = min(_Z_BLOCK, -(-n_z // LANES) * LANES, max(LANES, int(2 * _Z_BLOCK / steepest) // LANES * LANES))
+    constants = (
+        sod,
+        sdd / orbit.pixel_pitch_mm[1],
+        orbit.principal_point_px[1],
+        grid.voxel_mm[0] * rows_per_mm,
+        grid.origin_mm()[0] * rows_per_mm,
+        orbit.principal_point_px[0],
+        math.ceil(steepest * z_block) + 3.0,
+    )
+    permute = True if _takes_permute(simd, steepest) else None
+
+    def add(first: int, stop: int) -> None:
+        add_tiles(
+            out, first, stop, grid.start[0], z_block, y_mm, x_mm, filtered, row_first, sin, cos, constants, permute
+        )
+
+    run_in_threads(add, -(-grid.shape[1] // TILE) * -(-grid.shape[2] // TILE), threads)
+
+
+def _takes_permute(simd: str, steepest: float) -> bool:
+    if simd not in SIMD:
+        raise InputError(f"simd must be one of {', '.join(SIMD)}, got {simd!r}")
+    if simd == "avx512":
+        if not avx512_available():
+            raise InputError("simd='avx512' needs a processor with AVX-512; this one has none")
+        if steepest > _PERMUTE_STEP:
+            raise InputError(f"simd='avx512' needs less than 2 detector rows per voxel, got {steepest:.4g}")
+    return simd != "portable" and steepest <= _PERMUTE_STEP and avx512_available()

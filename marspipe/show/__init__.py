@@ -1,0 +1,1 @@
+"""What people look at: previews, the drawing of the axes, progress."""

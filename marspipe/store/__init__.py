@@ -1,0 +1,1 @@
+"""Where data lies: the door to local disk and HDFS, the tables, the finished volumes."""

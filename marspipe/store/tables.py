@@ -1,0 +1,62 @@
+"""Tables on Spark: the schemas as Spark types, and how tables are written and read.
+
+What commits a table is said in :mod:`marspipe.store.commit`.
+"""
+
+from __future__ import annotations
+
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import types as T
+
+from marspipe.store.schema import table_schema
+
+_SPARK_TYPES: dict[str, type[T.DataType]] = {
+    "string": T.StringType,
+    "int32": T.IntegerType,
+    "int64": T.LongType,
+    "float32": T.FloatType,
+    "float64": T.DoubleType,
+    "binary": T.BinaryType,
+}
+
+
+def spark_schema(table: str) -> T.StructType:
+    """Return the schema of a table for Spark."""
+    return T.StructType(
+        [T.StructField(c.name, _SPARK_TYPES[c.type](), nullable=c.nullable) for c in table_schema(table).columns]
+    )
+
+
+def write_table(data: DataFrame, uri: str, *, row_group_bytes: int, row_group_rows: int | None = None) -> None:
+    """Write a table of large binary rows as uncompressed Parquet, one file per partition.
+
+    Parameters
+    ----------
+    data : DataFrame
+        Rows in the order in which they shall lie in the files.
+    uri : str
+        Folder; leftovers of a run that was never committed are replaced.
+    row_group_bytes : int
+        Row groups close after the first row that reaches this size. Parquet's writer looks at the size only after
+        100 rows unless told otherwise, which would buffer gigabytes of pixels.
+    row_group_rows : int, optional
+        Row groups close after exactly this many rows, if the size has not closed them before.
+    """
+    writer = (
+        data.write.mode("overwrite")
+        .option("compression", "none")  # photon noise does not compress
+        .option("parquet.block.size", str(row_group_bytes))
+        .option("parquet.page.size.row.check.min", "1")
+        .option("parquet.page.size.row.check.max", "1")
+        .option("parquet.enable.dictionary", "false")
+        .option("parquet.column.statistics.enabled#pixels", "false")
+        .option("mapreduce.fileoutputcommitter.marksuccessfuljobs", "false")
+    )
+    if row_group_rows is not None:
+        writer = writer.option("parquet.block.row.count.limit", str(row_group_rows))
+    writer.parquet(uri)
+
+
+def read_table(spark: SparkSession, uri: str, table: str, *columns: str) -> DataFrame:
+    """Return the given columns of a table, with its schema from ``schemas/`` instead of a look into the files."""
+    return spark.read.schema(spark_schema(table)).parquet(uri).select(*columns)

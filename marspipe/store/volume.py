@@ -1,0 +1,218 @@
+"""Open a finished volume: slices and regions as NumPy arrays, without Spark."""
+
+from __future__ import annotations
+
+import operator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from marspipe.errors import RunError, ScanError
+from marspipe.scan.energy import EnergyBin
+from marspipe.scan.geometry import ScanGeometry
+from marspipe.scan.grid import AXES, VolumeGrid
+from marspipe.store import storage
+from marspipe.store.blobs import checksum, pixels_of
+from marspipe.store.commit import require_committed
+
+Float32Array = NDArray[np.float32]
+
+_Range = slice | None  # the class below has a method named slice
+
+_COLUMNS = ["bin", "z", "y_first", "rows", "cols", "pixels", "checksum"]
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """A run of row groups of one file that holds slices ``z_first..z_last`` of a bin."""
+
+    path: str
+    row_group: int
+    z_first: int
+    z_last: int
+
+
+class Volume:
+    """A finished volume on disk or HDFS; pixels are read when asked for, one slice at a time.
+
+    Attributes
+    ----------
+    uri : str
+        The folder.
+    metadata : dict
+        The content of ``_marspipe.json``: geometry, recipe, versions, provenance.
+    bins : list of EnergyBin
+        Energy bins, in the order of the first index.
+    grid : VolumeGrid
+        Voxel positions.
+    units : str
+        ``"1/mm"``.
+    statistics : list of dict
+        Per bin ``min``, ``max``, ``mean`` in 1/mm.
+
+    Notes
+    -----
+    ``volume[bin][z]`` is a slice, float32 [y, x]; ``volume[bin][z0:z1]`` a stack, float32 [z, y, x].
+    """
+
+    def __init__(self, uri: str) -> None:
+        self.uri = uri
+        self.metadata: dict[str, Any] = require_committed(uri, "volume")
+        self.bins = [EnergyBin(b["low_kev"], b["high_kev"]) for b in self.metadata["bins"]]
+        self.grid = VolumeGrid.from_dict(self.metadata["grid"])
+        self.units = str(self.metadata["units"])
+        self.statistics: list[dict[str, float]] = self.metadata["statistics"]
+        self._filesystem, self._root = storage.arrow_filesystem(uri)
+        self._files: dict[str, pq.ParquetFile] = {}
+        self._pieces: dict[int, list[_Piece]] = {}
+
+    def __repr__(self) -> str:
+        labels = ", ".join(b.label for b in self.bins)
+        return f"<Volume {self.uri!r}: bins [{labels}], shape (z, y, x) {self.shape}, {self.units}>"
+
+    def __len__(self) -> int:
+        return len(self.bins)
+
+    def __getitem__(self, bin: int) -> BinVolume:
+        return BinVolume(self, self._bin(bin))
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Shape (z, y, x) of one bin."""
+        return self.grid.shape
+
+    @property
+    def geometry(self) -> ScanGeometry:
+        """The geometry the volume was reconstructed with."""
+        return ScanGeometry.from_dict(self.metadata["geometry"])
+
+    def slice(self, axis: str, index: int, bin: int = 0) -> Float32Array:
+        """Return one slice across an axis.
+
+        Parameters
+        ----------
+        axis : {"z", "y", "x"}
+            The axis that the slice is perpendicular to.
+        index : int
+            Voxel index along that axis; negative counts from the end.
+        bin : int
+            Energy bin.
+
+        Returns
+        -------
+        ndarray, float32, 1/mm
+            [y, x] for z, [z, x] for y, [z, y] for x. A z slice is one ranged read; the others read every slice of
+            the bin once, one at a time.
+        """
+        if axis not in AXES:
+            raise ScanError(f"axis must be 'z', 'y' or 'x', got {axis!r}")
+        index = self._index(axis, index)
+        plane: Float32Array = self.roi(**{axis: slice(index, index + 1)}, bin=bin).squeeze(AXES.index(axis))
+        return plane
+
+    def roi(self, z: _Range = None, y: _Range = None, x: _Range = None, bin: int = 0) -> Float32Array:
+        """Return a region of one bin, float32 [z, y, x], 1/mm; slices count voxels and have step 1."""
+        window = self.grid.window(z=z, y=y, x=x)
+        bin = self._bin(bin)
+        z0, y0, x0 = (a - b for a, b in zip(window.start, self.grid.start, strict=True))
+        nz, ny, nx = window.shape
+        out = np.empty(window.shape, dtype=np.float32)
+        filled = np.zeros(nz, dtype=np.int64)
+        for piece in self._index_of(bin):
+            if piece.z_last < z0 or piece.z_first >= z0 + nz:
+                continue
+            table = self._file(piece.path).read_row_group(piece.row_group, columns=_COLUMNS)
+            for batch in table.to_batches():
+                column = {name: batch.column(name) for name in _COLUMNS}
+                for row in range(batch.num_rows):
+                    k = column["z"][row].as_py() - z0
+                    if column["bin"][row].as_py() != bin or not 0 <= k < nz:
+                        continue
+                    first, rows = column["y_first"][row].as_py(), column["rows"][row].as_py()
+                    lo, hi = max(first, y0), min(first + rows, y0 + ny)
+                    if lo >= hi:
+                        continue
+                    tile = pixels_of(column["pixels"], row, "<f4", (rows, column["cols"][row].as_py()))
+                    if checksum(tile) != column["checksum"][row].as_py():
+                        raise RunError(f"{piece.path}: checksum of bin {bin}, slice {k + z0} does not match its pixels")
+                    out[k, lo - y0 : hi - y0] = tile[lo - first : hi - first, x0 : x0 + nx]
+                    filled[k] += hi - lo
+        missing = np.flatnonzero(filled != ny)
+        if missing.size:
+            raise RunError(f"{self.uri}: bin {bin} has no complete slice z = {missing[0] + z0}; files are missing")
+        return out
+
+    def _bin(self, bin: int) -> int:
+        number = operator.index(bin)
+        if not -len(self.bins) <= number < len(self.bins):
+            raise IndexError(f"bin {number} of a volume with {len(self.bins)} bins")
+        return number % len(self.bins)
+
+    def _index(self, axis: str, index: int) -> int:
+        n = self.shape[AXES.index(axis)]
+        number = operator.index(index)
+        if not -n <= number < n:
+            raise IndexError(f"slice {number} along {axis} of a volume with {n}")
+        return number % n
+
+    def _file(self, path: str) -> pq.ParquetFile:
+        if path not in self._files:
+            self._files[path] = pq.ParquetFile(f"{self._root}/{path}", filesystem=self._filesystem)
+        return self._files[path]
+
+    def _index_of(self, bin: int) -> list[_Piece]:
+        """Return the row groups of a bin, from the footers of the files that the metadata lists for it."""
+        if bin not in self._pieces:
+            pieces = []
+            for entry in self.metadata["files"]:
+                if entry["bin"] == bin:
+                    footer = self._file(entry["path"]).metadata
+                    z = footer.schema.names.index("z")
+                    for group in range(footer.num_row_groups):
+                        range_ = footer.row_group(group).column(z).statistics
+                        pieces.append(_Piece(entry["path"], group, range_.min, range_.max))
+            self._pieces[bin] = sorted(pieces, key=lambda p: p.z_first)
+        return self._pieces[bin]
+
+
+class BinVolume:
+    """One energy bin of a volume: indexed by slice like an array [z, y, x]."""
+
+    def __init__(self, volume: Volume, bin: int) -> None:
+        self.volume = volume
+        self.bin = bin
+        self.energy = volume.bins[bin]
+        self.shape = volume.shape
+        self.dtype = np.dtype(np.float32)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, z: int | slice) -> Float32Array:
+        if isinstance(z, slice):
+            return self.volume.roi(z=z, bin=self.bin)
+        return self.volume.slice("z", z, bin=self.bin)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        if copy is False:
+            raise ValueError("a volume on disk cannot become an array without a copy")
+        return np.asarray(self.volume.roi(bin=self.bin), dtype=dtype)
+
+
+def open_volume(uri: str) -> Volume:
+    """Open a finished volume.
+
+    Parameters
+    ----------
+    uri : str
+        The volume's folder: a path or ``hdfs://``.
+
+    Raises
+    ------
+    ScanError
+        If no committed volume lies there.
+    """
+    return Volume(str(uri))

@@ -1,0 +1,52 @@
+"""Fixtures that several rooms share."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pyspark.sql import SparkSession
+
+PROJECT = Path(__file__).resolve().parents[1]
+CASES = PROJECT.parent / "shared" / "cases"
+
+
+@pytest.fixture(scope="session")
+def spark() -> Iterator[SparkSession]:
+    """One Spark session, local[2], for all tests."""
+    from marspipe.pipeline.session import local_session
+
+    session = local_session("local[2]")
+    yield session
+    session.stop()
+
+
+@pytest.fixture
+def rng(request: pytest.FixtureRequest) -> np.random.Generator:
+    """Random numbers; the seed is printed when the test fails, MARSPIPE_TEST_SEED repeats it."""
+    seed = int(os.environ.get("MARSPIPE_TEST_SEED", np.random.SeedSequence().generate_state(1)[0]))
+    print(f"MARSPIPE_TEST_SEED={seed}")
+    return np.random.default_rng(seed)
+
+
+@pytest.fixture(scope="session")
+def project() -> Path:
+    """The top of the checkout."""
+    return PROJECT
+
+
+@pytest.fixture(scope="session")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder that ``marspipe demo`` makes; its output is in ``demo.txt`` beside it."""
+    folder = tmp_path_factory.mktemp("demo")
+    done = subprocess.run(
+        [sys.executable, "-m", "marspipe", "demo"], cwd=folder, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    (folder / "demo.txt").write_text(done.stdout)
+    return folder / "marspipe-demo"

@@ -1,0 +1,133 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from marspipe.errors import GeometryError, RecipeError
+from marspipe.pipeline.plan import MIB, ReconstructionPlan, backprojection_bytes, plan_reconstruction
+from marspipe.recipe import parse_recipe
+from marspipe.scan.energy import Counter, counter_bins
+from marspipe.scan.geometry import ScanGeometry
+
+BINS = tuple(counter_bins([Counter(i, "CSM", 20.0 + i) for i in range(3)]))
+
+
+def scan(rows: int = 128, cols: int = 128, views: int = 180, **changes: object) -> ScanGeometry:
+    values: dict[str, object] = {
+        "source_to_isocenter_mm": 200.0,
+        "source_to_detector_mm": 250.0,
+        "detector_shape": (rows, cols),
+        "pixel_pitch_mm": (0.11, 0.11),
+        "angles_rad": np.linspace(0, 2 * np.pi, views, endpoint=False),
+    }
+    return ScanGeometry.circular(**{**values, **changes})  # type: ignore[arg-type]
+
+
+def plan(geometry: ScanGeometry, slots: int = 2, bins: int = 1, *overrides: str) -> ReconstructionPlan:
+    return plan_reconstruction(geometry, BINS[:bins], parse_recipe("", "test", overrides), slots)
+
+
+def test_grid_from_the_detector() -> None:
+    grid = plan(scan()).grid
+    assert grid.shape == (128, 128, 128)
+    assert grid.voxel_mm == pytest.approx((0.088, 0.088, 0.088))
+    coarse = plan(scan(), 2, 1, "grid.voxel_mm=[0.176, 0.176, 0.176]").grid
+    assert coarse.shape == (64, 64, 64)
+
+
+def test_grid_of_an_off_center_parallel_scan_is_the_circle_every_view_sees() -> None:
+    geometry = ScanGeometry.parallel(
+        detector_shape=(2, 640), pixel_pitch_mm=(0.01, 0.01), angles_rad=[0.0, 1.0], principal_point_px=(0.5, 295.86)
+    )
+    grid = plan(geometry).grid
+    assert grid.shape == (2, 593, 593)
+    assert grid.voxel_mm == pytest.approx((0.01, 0.01, 0.01))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    nz=st.integers(1, 300),
+    rows=st.integers(1, 200),
+    slots=st.integers(1, 9),
+    bins=st.integers(1, 3),
+    memory=st.integers(340, 1200),
+    center=st.floats(-5, 5),
+)
+def test_slabs_partition_the_grid_and_keep_the_budget(
+    nz: int, rows: int, slots: int, bins: int, memory: int, center: float
+) -> None:
+    overrides = (
+        f"grid.shape=[{nz}, 100, 100]",
+        "grid.voxel_mm=[0.1, 0.1, 0.1]",
+        f"grid.center_mm=[{center}, 0, 0]",
+        f"run.memory_per_task_mib={memory}",
+    )
+    geometry = scan(rows=rows)
+    try:
+        result = plan(geometry, slots, bins, *overrides)
+    except GeometryError:
+        return
+    firsts = [task.slab.z_first for task in result.slabs]
+    assert firsts == list(np.cumsum([0] + [task.slab.n_slices for task in result.slabs])[:-1])
+    assert sum(task.slab.n_slices for task in result.slabs) == nz
+    assert result.task_bytes <= memory * MIB
+    for task in result.slabs:
+        assert 0 <= task.row_first < task.row_stop <= rows
+    assert 1 <= result.views_per_batch <= len(geometry)
+
+
+def test_tasks_fill_the_slots() -> None:
+    assert plan(scan(), slots=2, bins=1).n_tasks == 2
+    assert plan(scan(), slots=2, bins=2).n_tasks == 2
+    assert plan(scan(), slots=2, bins=3).n_tasks == 6
+    assert plan(scan(), slots=8, bins=1).n_tasks == 8
+
+
+def test_less_memory_means_thinner_slabs() -> None:
+    big = ("grid.shape=[512, 512, 512]", "grid.voxel_mm=[0.0275, 0.0275, 0.0275]")
+    geometry = scan(640, 640, 360, pixel_pitch_mm=(0.0275, 0.0275))
+    roomy = plan(geometry, 2, 1, *big, "run.memory_per_task_mib=2000")
+    tight = plan(geometry, 2, 1, *big, "run.memory_per_task_mib=512")
+    assert len(roomy.slabs) == 2
+    assert len(tight.slabs) > len(roomy.slabs)
+    assert tight.task_bytes <= 512 * MIB
+    assert tight.shuffle_bytes > roomy.shuffle_bytes
+    assert roomy.volume_bytes == 4 * 512**3
+
+
+def test_memory_of_a_task_is_slab_plus_batch() -> None:
+    result = plan(scan())
+    task = result.slabs[0]
+    one, many = (backprojection_bytes(task, 128, n) for n in (1, 33))
+    assert many - one == 32 * 4 * 128 * task.n_rows
+
+
+def test_center_of_rotation_moves_the_principal_point() -> None:
+    result = plan(scan(), 2, 1, "geometry.center_of_rotation_px=60.25", "grid.shape=[8, 8, 8]")
+    assert result.geometry.orbit is not None
+    assert result.geometry.orbit.principal_point_px == (63.5, 60.25)
+
+
+def test_refusals() -> None:
+    with pytest.raises(
+        RecipeError, match=r"mib = 64 is too little: one slice of 128 x 128 voxels needs"
+    ):
+        plan(scan(), 2, 1, "run.memory_per_task_mib=64")
+    with pytest.raises(GeometryError, match="cone misses the grid"):
+        plan(scan(), 2, 1, "grid.center_mm=[40, 0, 0]")
+    with pytest.raises(RecipeError, match="projects beside the detector"):
+        plan(scan(), 2, 1, "geometry.center_of_rotation_px=-10")
+    geometry = scan()
+    general = ScanGeometry(
+        detector_shape=(128, 128),
+        source_mm=geometry.source_mm,
+        detector_center_mm=geometry.detector_center_mm,
+        u_mm=np.add(geometry.u_mm, (0.0, 0.0, 0.001)),
+        v_mm=geometry.v_mm,
+    )
+    with pytest.raises(RecipeError, match=r"grid.shape and grid.voxel_mm must be given"):
+        plan(general)
+    with pytest.raises(RecipeError, match="apply to circular orbits only"):
+        plan(general, 2, 1, "geometry.center_of_rotation_px=60")

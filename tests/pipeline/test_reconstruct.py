@@ -1,0 +1,217 @@
+"""The main job against one process, bit for bit, and what must never give a volume."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from pyspark.sql import SparkSession
+
+import marspipe
+from marspipe.errors import GeometryError, MarspipeError, OutputExistsError, RunError, ScanError
+from marspipe.pipeline.reconstruct import prepare, reconstruct
+from marspipe.recipe import Recipe, parse_recipe
+from marspipe.store.commit import COMMIT_FILE, committed
+from marspipe.store.volume import open_volume
+from tests.pipeline.scans import SIDE, VIEWS, OneProcess, quiet
+
+GRID = "grid: {shape: [96, 96, 96], voxel_mm: [0.088, 0.088, 0.088]}"
+
+
+def recipe(*overrides: str) -> Recipe:
+    return parse_recipe(GRID, "test", overrides)
+
+
+def run(spark: SparkSession, frames: str, out: str, *overrides: str, **options: bool) -> str:
+    return reconstruct(spark, prepare(spark, frames, recipe(*overrides)), out, progress=quiet(), **options)
+
+
+def assert_equals_one_process(uri: str, expected: OneProcess) -> None:
+    volume = open_volume(uri)
+    assert volume.shape == (SIDE, SIDE, SIDE)
+    for bin_, whole in enumerate(expected.volumes):
+        np.testing.assert_array_equal(np.asarray(volume[bin_]), whole)
+
+
+@pytest.mark.parametrize("slab", [4, 16, SIDE])
+@pytest.mark.parametrize("batch", [1, 32])
+def test_equals_one_process_bit_for_bit(
+    spark: SparkSession, frames_uri: str, one_process: OneProcess, out: str, slab: int, batch: int
+) -> None:
+    spark.conf.set("spark.sql.execution.arrow.maxRecordsPerBatch", str(batch))
+    try:
+        uri = run(spark, frames_uri, out, f"run.slab_slices={slab}", f"run.views_per_batch={batch}")
+    finally:
+        spark.conf.unset("spark.sql.execution.arrow.maxRecordsPerBatch")
+    assert_equals_one_process(uri, one_process)
+
+
+def test_one_task_slot_gives_the_same_bits(frames_uri: str, one_process: OneProcess, tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text(GRID)
+    command = [sys.executable, "-m", "marspipe", "reconstruct", "--master", "local[1]", "--raw", frames_uri]
+    command += [
+        "--out",
+        str(tmp_path / "out"),
+        "--recipe",
+        str(tmp_path / "recipe.yaml"),
+        "--set",
+        "output.dicom=false",
+    ]
+    subprocess.run(command, check=True, capture_output=True)
+    assert_equals_one_process(str(tmp_path / "out" / "volume"), one_process)
+    assert (tmp_path / "out" / "preview.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_tiles_and_planned_slabs(spark: SparkSession, frames_uri: str, one_process: OneProcess, out: str) -> None:
+    uri = run(spark, frames_uri, out, "output.tile_mib=0.01")
+    volume = open_volume(uri)
+    assert volume.metadata["files"][0]["path"].endswith(".parquet")
+    whole = one_process.volumes[1]
+    np.testing.assert_array_equal(volume[1][40], whole[40])
+    np.testing.assert_array_equal(volume.slice("y", 13, bin=1), whole[:, 13])
+    np.testing.assert_array_equal(volume.slice("x", -5, bin=1), whole[:, :, -5])
+    window = (slice(10, 20), slice(25, 61), slice(3, 7))
+    np.testing.assert_array_equal(volume.roi(*window, bin=1), whole[window])
+    assert volume.statistics[1]["max"] == pytest.approx(float(whole.max()))
+    assert volume.statistics[1]["mean"] == pytest.approx(float(whole.mean(dtype=np.float64)), rel=1e-9)
+    file = pq.ParquetFile(Path(uri) / volume.metadata["files"][0]["path"])
+    assert max(file.read(columns=["rows"]).column(0).to_pylist()) * SIDE * 4 <= 0.01 * 2**20
+
+
+def test_metadata_tells_where_the_volume_comes_from(spark: SparkSession, frames_uri: str, out: str) -> None:
+    volume = open_volume(run(spark, frames_uri, out))
+    meta = volume.metadata
+    assert [b.label for b in volume.bins] == ["25-50 keV", "50+ keV"]
+    assert meta["scan_id"] == "pipeline"
+    assert meta["version"] == marspipe.__version__
+    assert meta["frames_hash"] == json.loads((Path(frames_uri) / COMMIT_FILE).read_text())["content_hash"]
+    assert len(volume.geometry) == VIEWS
+    assert volume.units == "1/mm"
+
+
+def test_same_input_same_bytes(spark: SparkSession, frames_uri: str, tmp_path: Path) -> None:
+    def content(folder: Path) -> list[bytes]:
+        tables = [pq.ParquetFile(p).read() for p in sorted(folder.glob("part-*.parquet"))]
+        return [b"".join(t.column("pixels").to_pylist()) for t in tables]
+
+    one, other = (Path(run(spark, frames_uri, str(tmp_path / n))) for n in ("one", "other"))
+    assert content(one) == content(other)
+    assert committed(str(one))["content_hash"] == committed(str(other))["content_hash"]  # type: ignore[index]
+
+
+def test_committed_output(spark: SparkSession, frames_uri: str, out: str) -> None:
+    uri = Path(run(spark, frames_uri, out))
+    before = {p.name: p.stat().st_mtime_ns for p in uri.iterdir()}
+    with pytest.raises(OutputExistsError, match="already holds a committed volume"):
+        run(spark, frames_uri, out)
+    run(spark, frames_uri, out, resume=True)
+    assert {p.name: p.stat().st_mtime_ns for p in uri.iterdir()} == before
+    with pytest.raises(OutputExistsError):
+        run(spark, frames_uri, out, "filter.window=hann", resume=True)
+    run(spark, frames_uri, out, "filter.window=hann", overwrite=True)
+    assert open_volume(str(uri)).metadata["recipe"]["filter"]["window"] == "hann"
+
+
+# --- what must never give a volume -----------------------------------------------------------------------------------
+
+
+def damaged(frames_uri: str, target: Path, change: object) -> str:
+    """Copy a frames table, with one change to the rows of every file, keeping its commit."""
+    target.mkdir()
+    shutil.copy(Path(frames_uri) / COMMIT_FILE, target)
+    for path in sorted(Path(frames_uri).glob("*.parquet")):
+        table = pq.ParquetFile(path).read()
+        rows = change(table.to_pylist())  # type: ignore[operator]
+        pq.write_table(pa.Table.from_pylist(rows, table.schema), target / path.name, row_group_size=2)
+    return str(target)
+
+
+def is_frame(row: dict[str, object], view: int, counter: int) -> bool:
+    return (row["frame_type"], row["view"], row["counter"]) == ("projection", view, counter)
+
+
+def test_missing_view(spark: SparkSession, frames_uri: str, tmp_path: Path, out: str) -> None:
+    table = damaged(frames_uri, tmp_path / "t", lambda rows: [r for r in rows if r["view"] != 17])
+    with pytest.raises(ScanError, match=r"counter 0 has no frame of view 17"):
+        run(spark, table, out)
+    assert not Path(out).exists()
+
+
+def test_missing_counter_image(spark: SparkSession, frames_uri: str, tmp_path: Path, out: str) -> None:
+    table = damaged(frames_uri, tmp_path / "t", lambda rows: [r for r in rows if not is_frame(r, 3, 1)])
+    with pytest.raises(ScanError, match=r"counter 1 has no frame of view 3"):
+        run(spark, table, out)
+
+
+def test_doubled_view(spark: SparkSession, frames_uri: str, tmp_path: Path, out: str) -> None:
+    table = damaged(frames_uri, tmp_path / "t", lambda rows: rows + [dict(r) for r in rows if is_frame(r, 5, 0)])
+    with pytest.raises(ScanError, match=r"view 5, counter 0 is doubled: 2 projection frames from .*projections.mib"):
+        run(spark, table, out)
+
+
+def test_no_open_beam(spark: SparkSession, frames_uri: str, tmp_path: Path, out: str) -> None:
+    def without(rows: list[dict[str, object]]) -> list[dict[str, object]]:
+        return [r for r in rows if r["frame_type"] != "open_beam"]
+
+    table = damaged(frames_uri, tmp_path / "t", without)
+    with pytest.raises(MarspipeError, match=r"hash|no open beam for counter 0, 1"):
+        run(spark, table, out)
+
+
+def test_changed_pixels(spark: SparkSession, frames_uri: str, tmp_path: Path, out: str) -> None:
+    def flip(rows: list[dict[str, object]]) -> list[dict[str, object]]:
+        for row in rows:
+            if is_frame(row, 8, 0):
+                row["checksum"] = int(row["checksum"]) ^ 1  # type: ignore[call-overload]
+        return rows
+
+    with pytest.raises(ScanError, match=r"not those that were committed"):
+        run(spark, damaged(frames_uri, tmp_path / "t", flip), out)
+
+
+def test_uncommitted_frames(spark: SparkSession, frames_uri: str, tmp_path: Path, out: str) -> None:
+    shutil.copytree(frames_uri, tmp_path / "t", ignore=shutil.ignore_patterns(COMMIT_FILE))
+    with pytest.raises(ScanError, match=r"holds no finished frames table"):
+        run(spark, str(tmp_path / "t"), out)
+
+
+def test_cone_misses_the_grid(spark: SparkSession, frames_uri: str, out: str) -> None:
+    with pytest.raises(GeometryError, match=r"cone misses the grid"):
+        run(spark, frames_uri, out, "grid.center_mm=[50, 0, 0]")
+    with pytest.raises(GeometryError, match=r"behind the source"):
+        run(spark, frames_uri, out, "grid.voxel_mm=[1, 5, 5]")
+
+
+def test_a_task_that_fails_leaves_nothing_that_looks_whole(
+    spark: SparkSession, frames_uri: str, out: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = prepare(spark, frames_uri, recipe("run.slab_slices=32"))
+
+    def fail(*_: object) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr("marspipe.pipeline.reconstruct._inventory", fail)
+    with pytest.raises(OSError, match="disk full"):
+        reconstruct(spark, job, out, progress=quiet())
+    with pytest.raises(ScanError, match="holds no finished volume"):
+        open_volume(f"{out}/volume")
+    monkeypatch.undo()
+    reconstruct(spark, job, out, progress=quiet())
+    assert open_volume(f"{out}/volume").shape == (SIDE, SIDE, SIDE)
+
+
+def test_a_lost_file_of_a_volume_is_named(spark: SparkSession, frames_uri: str, out: str) -> None:
+    uri = run(spark, frames_uri, out, "run.slab_slices=48")
+    volume = open_volume(uri)
+    lost = next(f for f in volume.metadata["files"] if f["bin"] == 0 and f["z_first"] == 48)
+    (Path(uri) / lost["path"]).unlink()
+    fresh = open_volume(uri)
+    with pytest.raises((RunError, FileNotFoundError), match=lost["path"][:10]):
+        _ = fresh[0][60]
