@@ -170,6 +170,5 @@ def as_json(results: list[Result]) -> dict[str, Any]:
     """Return results and machine, ready for JSON."""
     return {
         "machine": machine(),
-        "numba_threads": numba.config.NUMBA_NUM_THREADS,
         "results": list(map(asdict, results)),
     }

@@ -55,14 +55,14 @@ def bench_pipeline(
     wall = time.perf_counter()
     ingest(spark, scan, str(frames), progress=quiet, overwrite=True)
     ingested = time.perf_counter() - wall
-    job = prepare(spark, str(frames), recipe)
+    job = prepare(str(frames), recipe, task_slots(spark))
     reconstruct(spark, job, str(out), progress=quiet, overwrite=True)
 
     def on_spark() -> None:
-        reconstruct(spark, prepare(spark, str(frames), recipe), str(out), progress=quiet, overwrite=True)
+        reconstruct(spark, prepare(str(frames), recipe, task_slots(spark)), str(out), progress=quiet, overwrite=True)
 
     slots = task_slots(spark)
-    preprocess = make_preprocessor(str(out / "calibration"), 1, job.plan.bins, recipe)
+    preprocess = make_preprocessor(str(frames), 1, job.plan.bins, recipe)
     file = next(f for f in scan.files if f.entry.frame_type == "projection")
     with storage.open_input(file.uri) as stream:
         reader = READERS[file.entry.reader]

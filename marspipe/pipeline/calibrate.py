@@ -1,7 +1,7 @@
-"""Average the open beams and dark frames of a scan into its calibration table.
+"""Average the open beams and dark frames of a scan into its calibration table, once, when the scan is ingested.
 
-The pixels stay on the executors: partial sums per task, one shuffle by counter, one small table that the filter tasks
-read for themselves. The driver never holds them.
+The pixels stay on the executors: partial sums per task, one shuffle by counter, one small table beside the frames that
+the filter tasks read for themselves. The driver never holds them.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ from marspipe.store import storage
 from marspipe.store.blobs import binary_column, pixels_of
 from marspipe.store.schema import table_schema
 from marspipe.store.tables import read_table, spark_schema, write_table
+
+CALIBRATION_FOLDER = "_calibration"
 
 _SUMS = T.StructType(
     [
@@ -53,17 +55,15 @@ class _Sum:
     total: NDArray[np.float64]
 
 
-def write_calibration(spark: SparkSession, frames_uri: str, uri: str, n_counters: int) -> None:
-    """Write the calibration table of a scan.
+def write_calibration(spark: SparkSession, frames_uri: str, n_counters: int) -> None:
+    """Write the calibration table of a scan into its frames table's folder.
 
     Parameters
     ----------
     spark : SparkSession
         The session.
     frames_uri : str
-        Frames table.
-    uri : str
-        Folder of the calibration table; replaced.
+        Frames table; it must hold open beams.
     n_counters : int
         Counters of the scan.
     """
@@ -71,6 +71,7 @@ def write_calibration(spark: SparkSession, frames_uri: str, uri: str, n_counters
         F.col("frame_type") != "projection"
     )
     sums = frames.mapInArrow(_partial_sums, _SUMS).repartitionById(n_counters, "counter")
+    uri = storage.join(frames_uri, CALIBRATION_FOLDER)
     write_table(sums.mapInArrow(_averages, spark_schema("calibration")), uri, row_group_bytes=2**24)
 
 
@@ -134,22 +135,20 @@ def _averages(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         yield pa.RecordBatch.from_arrays([*arrays, *pixels], schema=schema)
 
 
-def read_calibration(uri: str, n_counters: int) -> Calibration:
-    """Read a calibration table without Spark; this runs in the tasks.
+def read_calibration(frames_uri: str, n_counters: int) -> Calibration:
+    """Read the calibration table of a frames table without Spark; this runs in the tasks.
 
     Raises
     ------
     ScanError
         If a counter has no open beam.
     """
-    filesystem, path = storage.arrow_filesystem(uri)
+    filesystem, path = storage.arrow_filesystem(storage.join(frames_uri, CALIBRATION_FOLDER))
     table = ds.dataset(path, filesystem=filesystem, format="parquet").to_table()
     rows = {row["counter"]: row for row in table.to_pylist()}
     missing = sorted(set(range(n_counters)) - set(rows))
     if missing:
-        raise ScanError(
-            f"no open beam for counter {', '.join(map(str, missing))}; counters 0..{n_counters - 1} need one"
-        )
+        raise ScanError(f"{frames_uri}: no open beam for counter {', '.join(map(str, missing))}")
     shape = (rows[0]["rows"], rows[0]["cols"])
 
     def stack(name: str) -> NDArray[np.float32]:

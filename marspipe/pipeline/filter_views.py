@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -20,10 +20,10 @@ from marspipe.recipe import Recipe
 from marspipe.recon.filtering import ViewFilter
 from marspipe.scan.energy import CounterBin
 from marspipe.scan.geometry import ScanGeometry
-from marspipe.store.blobs import binary_column, pixels_of
+from marspipe.store.blobs import binary_column, checksum, pixels_of
 from marspipe.store.schema import table_schema
 
-FRAME_COLUMNS = ("view", "counter", "rows", "cols", "dtype", "pixels")
+FRAME_COLUMNS = ("view", "counter", "rows", "cols", "dtype", "pixels", "checksum", "source_uri", "source_offset")
 
 
 @dataclass(frozen=True)
@@ -36,8 +36,8 @@ class FilterStage:
         Geometry, bins and slabs.
     recipe : Recipe
         Settings of preprocessing and filter.
-    calibration_uri : str
-        Calibration table, read by every worker for itself.
+    frames_uri : str
+        Frames table, whose calibration every worker reads for itself.
     run_id : str
         Differs between runs, so that a reused worker never takes another run's calibration.
     n_counters : int
@@ -46,44 +46,37 @@ class FilterStage:
 
     plan: ReconstructionPlan
     recipe: Recipe
-    calibration_uri: str
+    frames_uri: str
     run_id: str
     n_counters: int
 
     def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         """Turn frames (whole views in a row) into rows of the bands table."""
-        preprocess = _preprocessor(self.calibration_uri, self.run_id, self.n_counters, self.plan.bins, self.recipe)
+        preprocess = _preprocessor(self.frames_uri, self.run_id, self.n_counters, self.plan.bins, self.recipe)
         ramp = _view_filter(self.plan.geometry, self.recipe)
         for view, counters in self._views(batches):
             yield self._bands(view, preprocess(counters), ramp)
 
     def _views(self, batches: Iterator[pa.RecordBatch]) -> Iterator[tuple[int, NDArray[Any]]]:
         """Collect the counter images of one view after the other."""
-        shape = self.plan.geometry.detector_shape
-        view, seen = -1, set[int]()
-        counters = np.empty((self.n_counters, *shape), dtype=np.float32)
+        view, seen, done = -1, set[int](), set[int]()
+        counters = np.empty((self.n_counters, *self.plan.geometry.detector_shape), dtype=np.float32)
         for batch in batches:
-            column = {name: batch.column(name) for name in FRAME_COLUMNS}
-            for row in range(batch.num_rows):
-                number, counter = column["view"][row].as_py(), column["counter"][row].as_py()
-                if number != view:
+            for row in (_Row(batch, number) for number in range(batch.num_rows)):
+                if row.view != view:
                     self._require_whole(view, seen)
-                    view, seen = number, set()
-                    dtype = np.dtype(column["dtype"][row].as_py())
-                    if counters.dtype != dtype:
-                        counters = np.empty((self.n_counters, *shape), dtype=dtype)
-                found = (column["rows"][row].as_py(), column["cols"][row].as_py())
-                if found != shape:
-                    raise ScanError(f"view {view}, counter {counter}: frame of {found} px, expected {shape}")
-                if counter in seen or not 0 <= counter < self.n_counters:
-                    raise ScanError(
-                        f"view {view}: counter {counter} is doubled or unknown, expected each of "
-                        f"0..{self.n_counters - 1} once"
-                    )
-                counters[counter] = pixels_of(column["pixels"], row, column["dtype"][row].as_py(), shape)
-                seen.add(counter)
+                    view, seen = row.view, set()
+                    if counters.dtype != row.dtype:
+                        counters = np.empty(counters.shape, dtype=row.dtype)
+                if view in done or row.counter in seen:
+                    raise ScanError(f"{row.source}: view {view}, counter {row.counter} is doubled")
+                if not 0 <= row.counter < self.n_counters:
+                    raise ScanError(f"{row.source}: view {view} has a frame of unknown counter {row.counter}")
+                counters[row.counter] = row.pixels(self.plan.geometry.detector_shape)
+                seen.add(row.counter)
                 if len(seen) == self.n_counters:
                     yield view, counters
+                    done.add(view)
         self._require_whole(view, seen)
 
     def _require_whole(self, view: int, seen: set[int]) -> None:
@@ -115,20 +108,59 @@ class FilterStage:
         return pa.RecordBatch.from_arrays(arrays, schema=table_schema("bands").arrow())
 
 
+@dataclass(frozen=True)
+class _Row:
+    """One frame of a batch."""
+
+    batch: pa.RecordBatch
+    number: int
+
+    def _value(self, name: str) -> Any:
+        return self.batch.column(name)[self.number].as_py()
+
+    @cached_property
+    def view(self) -> int:
+        return int(self._value("view"))
+
+    @cached_property
+    def counter(self) -> int:
+        return int(self._value("counter"))
+
+    @cached_property
+    def dtype(self) -> np.dtype[Any]:
+        dtype: np.dtype[Any] = np.dtype(self._value("dtype"))
+        return dtype
+
+    @property
+    def source(self) -> str:
+        return f"{self._value('source_uri')} at {self._value('source_offset')}"
+
+    def pixels(self, shape: tuple[int, int]) -> NDArray[Any]:
+        """Return the frame, checked against the detector and its checksum."""
+        found = (self._value("rows"), self._value("cols"))
+        if found != shape:
+            raise ScanError(f"{self.source}: view {self.view} has a frame of {found} px, expected {shape}")
+        frame = pixels_of(self.batch.column("pixels"), self.number, self.dtype.str, shape)
+        if checksum(frame) != self._value("checksum"):
+            raise ScanError(
+                f"{self.source}: the stored pixels of view {self.view}, counter {self.counter} do not match their "
+                "checksum; ingest the scan again"
+            )
+        return frame
+
+
 @lru_cache(maxsize=2)
 def _preprocessor(
-    calibration_uri: str, run_id: str, n_counters: int, bins: tuple[CounterBin, ...], recipe: Recipe
+    frames_uri: str, run_id: str, n_counters: int, bins: tuple[CounterBin, ...], recipe: Recipe
 ) -> Preprocessor:
-    return make_preprocessor(calibration_uri, n_counters, bins, recipe)
+    return make_preprocessor(frames_uri, n_counters, bins, recipe)
 
 
-def make_preprocessor(
-    calibration_uri: str, n_counters: int, bins: tuple[CounterBin, ...], recipe: Recipe
-) -> Preprocessor:
+def make_preprocessor(frames_uri: str, n_counters: int, bins: tuple[CounterBin, ...], recipe: Recipe) -> Preprocessor:
     """Return the preprocessing that a recipe asks for, with the calibration of a scan."""
     settings = recipe.preprocess
     return Preprocessor(
-        read_calibration(calibration_uri, n_counters),
+        read_calibration(frames_uri, n_counters),
         bins,
         dead_fraction=settings.bad_pixels.dead_fraction,
         hot_fraction=settings.bad_pixels.hot_fraction,

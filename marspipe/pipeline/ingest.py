@@ -19,6 +19,7 @@ from pyspark.sql import SparkSession
 
 import marspipe
 from marspipe.errors import ScanError
+from marspipe.pipeline.calibrate import write_calibration
 from marspipe.pipeline.failures import spark_failures
 from marspipe.pipeline.scan_frames import FrameGroup, survey
 from marspipe.pipeline.session import task_slots
@@ -187,6 +188,9 @@ def ingest(
         )
     with spark_failures("checking the frames"):
         groups, content, pixel_bytes = survey(spark, out_uri, geometry, counters)
+    if any(group.frame_type == "open_beam" for group in groups):
+        with spark_failures("averaging the open beams"), watch_stages(spark, progress, ["open beams"]):
+            write_calibration(spark, out_uri, len(counters))
     metadata: dict[str, Any] = {
         "kind": "frames",
         "format": 1,

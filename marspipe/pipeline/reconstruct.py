@@ -1,6 +1,6 @@
 """Reconstruct a scan: frames table -> filtered rows -> slabs -> committed volume.
 
-The plan, in order: average open beams and darks; per view, counters to line integrals, weights and ramp filter, cut
+The plan, in order: per view, counters to line integrals, weights and ramp filter, cut
 into the row bands that each slab needs; shuffle so that the bands of (bin, slab) meet in the partition of that number,
 sorted by view; backproject slab by slab; write; commit.
 """
@@ -17,14 +17,14 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 import marspipe
-from marspipe.errors import RunError, ScanError
+from marspipe.errors import ScanError
 from marspipe.pipeline.backproject_slabs import BackprojectionStage
-from marspipe.pipeline.calibrate import write_calibration
 from marspipe.pipeline.failures import spark_failures
 from marspipe.pipeline.filter_views import FRAME_COLUMNS, FilterStage
 from marspipe.pipeline.plan import ARROW_BATCH_BYTES, ReconstructionPlan, plan_reconstruction
-from marspipe.pipeline.scan_frames import FramesTable, survey
+from marspipe.pipeline.scan_frames import FramesTable
 from marspipe.pipeline.session import task_slots
+from marspipe.pipeline.stock import take_stock
 from marspipe.pipeline.watch import watch_stages
 from marspipe.recipe import Recipe, content_hash
 from marspipe.scan.energy import counter_bins
@@ -59,28 +59,20 @@ class Reconstruction:
         )
 
 
-def prepare(spark: SparkSession, frames_uri: str, recipe: Recipe) -> Reconstruction:
-    """Validate a recipe against a frames table and cut the work, without running it.
+def prepare(frames_uri: str, recipe: Recipe, slots: int) -> Reconstruction:
+    """Validate a recipe against a frames table and cut the work, without running it and without reading pixels.
 
     Raises
     ------
     InputError
-        If the frames are not a whole scan, or the recipe does not fit it.
+        If no frames are committed there, or the recipe does not fit the scan.
     """
     frames = FramesTable.open(frames_uri)
-    with spark_failures(f"reading the frames of {frames_uri}"):
-        groups, content, _ = survey(spark, frames_uri, frames.geometry, frames.counters)
-    if content != frames.metadata["content_hash"]:
-        raise ScanError(
-            f"{frames_uri}: the frames are not those that were committed (hash {content}, committed "
-            f"{frames.metadata['content_hash']}); ingest the scan again"
-        )
-    lit = {g.counter for g in groups if g.frame_type == "open_beam"}
-    dim = sorted({c.index for c in frames.counters} - lit)
+    dim = sorted({c.index for c in frames.counters} - frames.open_beam_counters)
     if dim:
         raise ScanError(f"{frames_uri}: no open beam for counter {', '.join(map(str, dim))}")
     bins = tuple(counter_bins(frames.counters, recipe.bins.kind))
-    return Reconstruction(frames, recipe, plan_reconstruction(frames.geometry, bins, recipe, task_slots(spark)))
+    return Reconstruction(frames, recipe, plan_reconstruction(frames.geometry, bins, recipe, slots))
 
 
 def reconstruct(
@@ -126,19 +118,16 @@ def reconstruct(
     if resume and existing is not None and existing.get("content_hash") == job.content_hash:
         return volume_uri
     claim_output(volume_uri, overwrite=overwrite)
-    calibration_uri = storage.join(out_uri, "calibration")
-    with spark_failures("averaging the open beams"), watch_stages(spark, progress, ["open beams"]):
-        write_calibration(spark, job.frames.uri, calibration_uri, len(job.frames.counters))
     with spark_failures("the reconstruction"), watch_stages(spark, progress, ["filter", "backproject"]):
-        slabs = backprojected(spark, filtered_bands(spark, job, calibration_uri), job)
-        write_table(slabs, volume_uri, row_group_bytes=2**27, row_group_rows=job.plan.tiles_per_slice)
-    with spark_failures("checking the volume"):
-        files, statistics = _inventory(spark, volume_uri, job.plan)
+        slabs = backprojected(filtered_bands(spark, job), job)
+        # A tile is a row group: a slice is one ranged read, and the footers know every tile's statistics.
+        write_table(slabs, volume_uri, row_group_bytes=2**27, row_group_rows=1)
+    files, statistics = take_stock(volume_uri, job.plan)
     commit(volume_uri, _volume_metadata(job, files, statistics))
     return volume_uri
 
 
-def filtered_bands(spark: SparkSession, job: Reconstruction, calibration_uri: str) -> DataFrame:
+def filtered_bands(spark: SparkSession, job: Reconstruction) -> DataFrame:
     """Return the bands table of a scan: one row per view and backprojection task."""
     splits = SPLITS_PER_SLOT * task_slots(spark)
     split_bytes = max(2**20, min(2**27, job.frames.pixel_bytes // splits))
@@ -149,13 +138,12 @@ def filtered_bands(spark: SparkSession, job: Reconstruction, calibration_uri: st
     spark.conf.set("spark.sql.execution.arrow.maxBytesPerBatch", str(ARROW_BATCH_BYTES))
     frames = read_table(spark, job.frames.uri, "frames", "frame_type", *FRAME_COLUMNS)
     projections = frames.where(F.col("frame_type") == "projection").drop("frame_type")
-    stage = FilterStage(job.plan, job.recipe, calibration_uri, str(uuid4()), len(job.frames.counters))
+    stage = FilterStage(job.plan, job.recipe, job.frames.uri, str(uuid4()), len(job.frames.counters))
     return projections.mapInArrow(_as_function(stage), spark_schema("bands"))
 
 
-def backprojected(spark: SparkSession, bands: DataFrame, job: Reconstruction) -> DataFrame:
+def backprojected(bands: DataFrame, job: Reconstruction) -> DataFrame:
     """Return the volume table: partition number = task number, one whole slab each."""
-    del spark
     # Placement by number, since hashing would leave some partitions empty and others doubled.
     placed = bands.repartitionById(job.plan.n_tasks, "task").sortWithinPartitions("view")
     stage = BackprojectionStage(job.plan, job.recipe.run.backend)
@@ -171,50 +159,6 @@ def _as_function(
         yield from stage(batches)
 
     return run
-
-
-def _inventory(
-    spark: SparkSession, volume_uri: str, plan: ReconstructionPlan
-) -> tuple[list[dict[str, Any]], list[dict[str, float]]]:
-    """Return which file holds which slices, and the statistics per bin; check that no slice is missing or doubled."""
-    tiles = read_table(spark, volume_uri, "volume", "bin", "z", "tile", "rows", "cols", "min", "max", "mean")
-    weight = F.col("rows") * F.col("cols")
-    rows = (
-        tiles.withColumn("path", F.regexp_extract(F.input_file_name(), r"([^/]+)$", 1))
-        .groupBy("bin", "path")
-        .agg(
-            F.min("z").alias("first"),
-            F.max("z").alias("last"),
-            F.count("*").alias("n"),
-            F.countDistinct("z", "tile").alias("distinct"),
-            F.min("min").alias("min"),
-            F.max("max").alias("max"),
-            F.sum(F.col("mean") * weight).alias("total"),
-        )
-        .orderBy("bin", "first")
-        .collect()
-    )
-    files: list[dict[str, Any]] = []
-    statistics: list[dict[str, float]] = []
-    for bin_ in range(len(plan.bins)):
-        of_bin = [row for row in rows if row["bin"] == bin_]
-        expected = 0
-        for row in of_bin:
-            whole = (row["last"] - row["first"] + 1) * plan.tiles_per_slice
-            if row["first"] != expected or not row["n"] == row["distinct"] == whole:
-                raise RunError(f"{volume_uri}: bin {bin_} is not whole at slice {expected}; nothing was committed")
-            expected = row["last"] + 1
-            files.append({"path": row["path"], "bin": bin_, "z_first": row["first"], "z_last": row["last"]})
-        if expected != plan.grid.shape[0]:
-            raise RunError(f"{volume_uri}: bin {bin_} ends at slice {expected} of {plan.grid.shape[0]}")
-        statistics.append(
-            {
-                "min": float(min(row["min"] for row in of_bin)),
-                "max": float(max(row["max"] for row in of_bin)),
-                "mean": float(sum(row["total"] for row in of_bin) / plan.grid.n_voxels),
-            }
-        )
-    return files, statistics
 
 
 def _volume_metadata(

@@ -12,6 +12,7 @@ from marspipe.pipeline.ingest import RawScan, fingerprint, ingest, open_scan
 from marspipe.pipeline.plan import ReconstructionPlan, plan_reconstruction
 from marspipe.pipeline.reconstruct import prepare, reconstruct
 from marspipe.pipeline.scan_frames import FramesTable
+from marspipe.pipeline.session import task_slots
 from marspipe.readers.manifest import scan_geometry
 from marspipe.recipe import Recipe
 from marspipe.scan.energy import counter_bins
@@ -73,7 +74,7 @@ def run(
     source : RawScan or FramesTable
         From :func:`open_source`; raw files are ingested into ``out_uri/frames`` first.
     out_uri : str
-        Folder of the results: ``frames``, ``calibration``, ``volume``, ``dicom``, ``preview.png``.
+        Folder of the results: ``frames``, ``volume``, ``dicom``, ``preview.png``.
     recipe : Recipe
         What to do.
     progress : Progress
@@ -102,7 +103,7 @@ def run(
             ingest(spark, source, frames_uri, progress=progress, overwrite=True)
     else:
         frames_uri = source.uri
-    job = prepare(spark, frames_uri, recipe)
+    job = prepare(frames_uri, recipe, task_slots(spark))
     reconstruct(spark, job, out_uri, progress=progress, overwrite=overwrite, resume=resume)
     dicom_uri = preview_uri = None
     if recipe.output.dicom:

@@ -53,6 +53,11 @@ class FramesTable:
         )
 
     @property
+    def open_beam_counters(self) -> set[int]:
+        """Counters that have open-beam frames."""
+        return {g["counter"] for g in self.metadata["groups"] if g["frame_type"] == "open_beam"}
+
+    @property
     def pixel_bytes(self) -> int:
         """Bytes of all pixels in the table."""
         return int(self.metadata["pixel_bytes"])

@@ -544,6 +544,8 @@ def _recognise_orbit(geometry: ScanGeometry) -> CircularOrbit | None:
     orbit = CircularOrbit(sod, max(sdd, sod), (pitch_v, pitch_u), point)
     expected = _orbit_vectors(orbit, angles, geometry.detector_shape)
     actual = (source, geometry.detector_center_mm, geometry.u_mm, geometry.v_mm)
-    scale = (sod, max(sdd, sod), pitch_u, pitch_v)
-    same = all(np.abs(e - a).max() <= 1e-10 * s for e, a, s in zip(expected, actual, scale, strict=True))
+    # A source far away must not make the detector's place vague: it counts with its rounding alone.
+    near = float(np.abs(geometry.detector_center_mm).max()) + max(rows * pitch_v, cols * pitch_u)
+    tolerances = (1e-10 * sod, 1e-10 * near + 1e-15 * sod, 1e-10 * pitch_u, 1e-10 * pitch_v)
+    same = all(np.abs(e - a).max() <= t for e, a, t in zip(expected, actual, tolerances, strict=True))
     return orbit if same else None

@@ -15,26 +15,21 @@ import os
 import posixpath
 import re
 import shutil
-import threading
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 from urllib.parse import quote, unquote, urlsplit
 
 from marspipe.errors import InputError
+from marspipe.store import hdfs
+from marspipe.store.hdfs import named_errors
 
 HDFS_SCHEMES = ("hdfs", "viewfs")
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/")
 # Large enough for HDF5's small reads, small enough that reading only the headers of a raw file stays cheap.
 _BUFFER_BYTES = 16 << 10
-_WRITE_CHUNK_BYTES = 8 << 20
-_WRITE_ATTEMPTS = 3
-
-_clients: dict[tuple[int, str], Any] = {}
-_clients_lock = threading.Lock()
 
 
 def split(uri: str | os.PathLike[str]) -> tuple[str, str]:
@@ -91,13 +86,13 @@ def open_input(uri: str) -> BinaryIO:
         If it is missing, a folder, or may not be read.
     """
     root, path = split(uri)
-    with _named(uri):
+    with named_errors(uri):
         if not root:
             return Path(path).open("rb")
-        client = _client(root)
+        client = hdfs.client(root)
         if client.get_file_info(path).isdir:
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-        return cast(BinaryIO, io.BufferedReader(_RangedFile(client.read(path), uri), _BUFFER_BYTES))
+        return cast(BinaryIO, io.BufferedReader(hdfs.RangedFile(client.read(path), uri), _BUFFER_BYTES))
 
 
 def read_bytes(uri: str, offset: int = 0, length: int | None = None) -> bytes:
@@ -108,7 +103,7 @@ def read_bytes(uri: str, offset: int = 0, length: int | None = None) -> bytes:
     OSError
         If the file cannot be read.
     """
-    with open_input(uri) as file, _named(uri):
+    with open_input(uri) as file, named_errors(uri):
         file.seek(offset)
         return file.read(-1 if length is None else length)
 
@@ -135,9 +130,9 @@ def write_bytes(uri: str, data: bytes | bytearray | memoryview, overwrite: bool 
     root, path = split(uri)
     folder, name = posixpath.split(path)
     temporary = posixpath.join(folder, f".{name}.{uuid.uuid4().hex}.tmp")
-    with _named(uri):
+    with named_errors(uri):
         if root:
-            _write_hdfs(root, path, temporary, data, overwrite)
+            hdfs.write(root, path, temporary, data, overwrite)
         else:
             _write_local(path, temporary, data, overwrite)
 
@@ -161,8 +156,8 @@ def size(uri: str) -> int:
         If it is missing.
     """
     root, path = split(uri)
-    with _named(uri):
-        return int(_client(root).get_file_info(path).length) if root else os.stat(path).st_size
+    with named_errors(uri):
+        return int(hdfs.client(root).get_file_info(path).length) if root else os.stat(path).st_size
 
 
 def list_dir(uri: str) -> list[str]:
@@ -176,10 +171,10 @@ def list_dir(uri: str) -> list[str]:
         If it is a file.
     """
     root, path = split(uri)
-    with _named(uri):
+    with named_errors(uri):
         if not root:
             return sorted(os.listdir(path))
-        client = _client(root)
+        client = hdfs.client(root)
         if not client.get_file_info(path).isdir:
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
         return sorted(posixpath.basename(status.path) for status in client.list_status(path))
@@ -194,9 +189,9 @@ def make_dirs(uri: str) -> None:
         If it cannot be made, or a file is in the way.
     """
     root, path = split(uri)
-    with _named(uri):
+    with named_errors(uri):
         if root:
-            _client(root).mkdirs(path, create_parent=True)
+            hdfs.client(root).mkdirs(path, create_parent=True)
         else:
             os.makedirs(path, exist_ok=True)
 
@@ -210,11 +205,11 @@ def remove(uri: str) -> None:
         If it is missing or a folder.
     """
     root, path = split(uri)
-    with _named(uri):
+    with named_errors(uri):
         if not root:
             os.remove(path)
             return
-        client = _client(root)
+        client = hdfs.client(root)
         if client.get_file_info(path).isdir:
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
         client.delete(path)
@@ -233,10 +228,10 @@ def remove_tree(uri: str) -> None:
     root, path = split(uri)
     if not path.strip("/"):
         raise InputError(f"{uri}: the root of a file system is not removed")
-    with _named(uri):
+    with named_errors(uri):
         if root:
             with suppress(FileNotFoundError):
-                _client(root).delete(path, recursive=True)
+                hdfs.client(root).delete(path, recursive=True)
         elif os.path.isdir(path) and not os.path.islink(path):
             shutil.rmtree(path)
         else:
@@ -259,9 +254,9 @@ def rename(source: str, target: str) -> None:
         raise OSError(errno.EXDEV, f"cannot rename to another file system: {target}", source)
     if exists(target):
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), target)
-    with _named(source):
+    with named_errors(source):
         if root:
-            _client(root).rename(path, target_path)
+            hdfs.client(root).rename(path, target_path)
         else:
             os.rename(path, target_path)
 
@@ -281,78 +276,16 @@ def arrow_filesystem(uri: str) -> tuple[Any, str]:
     root, path = split(uri)
     if not root:
         return pyarrow.fs.LocalFileSystem(), os.path.abspath(path)
-    from hdfs_native.fsspec import HdfsFileSystem, ViewfsFileSystem
-
-    class LiteralHdfs(HdfsFileSystem):
-        """The file system without its habit of cutting names at ``#``, ``?`` and ``;``."""
-
-        @classmethod
-        def _strip_protocol(cls, path: str) -> str:
-            return split(path)[1]
-
-    scheme, _, authority = root.partition("://")
-    host, _, port = authority.partition(":")
-    kind = LiteralHdfs if scheme == "hdfs" else ViewfsFileSystem
-    filesystem = kind(host=host or None, port=int(port) if port else None)
-    return pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(filesystem)), path
-
-
-class _RangedFile(io.RawIOBase):
-    """A file on HDFS of which only the bytes asked for are fetched."""
-
-    def __init__(self, reader: Any, uri: str) -> None:
-        self._reader, self._uri = reader, uri
-        self._size, self._position = len(reader), 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._position
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        start = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._size}[whence]
-        if start + offset < 0:
-            raise OSError(errno.EINVAL, "seek before the beginning of the file", self._uri)
-        self._position = start + offset
-        return self._position
-
-    def readinto(self, buffer: Any) -> int:
-        view = memoryview(buffer).cast("B")
-        length = max(0, min(len(view), self._size - self._position))
-        if length:
-            with _named(self._uri):
-                view[:length] = self._reader.read_range(self._position, length)
-            self._position += length
-        return length
-
-
-def _client(root: str) -> Any:
-    from hdfs_native import Client
-
-    key = (os.getpid(), root)
-    with _clients_lock:
-        if key not in _clients:
-            # A single namenode that does not answer is given up after half a minute instead of three; a name service,
-            # which has no port, keeps its own patience for a failover.
-            single = re.search(r":[0-9]+$", root) is not None
-            _clients[key] = Client(root, {"dfs.client.failover.max.attempts": "5"} if single else None)
-        return _clients[key]
+    return pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(hdfs.fsspec_filesystem(root))), path
 
 
 def _is(uri: str, folder: bool | None) -> bool:
     root, path = split(uri)
-    with _named(uri):
+    with named_errors(uri):
         if not root:
             return os.path.exists(path) if folder is None else os.path.isdir(path)
-        try:
-            status = _client(root).get_file_info(path)
-        except FileNotFoundError:
-            return False
-        return folder is None or bool(status.isdir)
+        status = hdfs.status(root, path)
+        return status is not None and (folder is None or bool(status.isdir))
 
 
 def _write_local(path: str, temporary: str, data: bytes | bytearray | memoryview, overwrite: bool) -> None:
@@ -387,59 +320,3 @@ def _place_new(temporary: str, path: str) -> None:
         if os.path.lexists(path):
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST)) from None
         os.rename(temporary, path)
-
-
-def _write_hdfs(root: str, path: str, temporary: str, data: bytes | bytearray | memoryview, overwrite: bool) -> None:
-    from hdfs_native import WriteOptions
-
-    client = _client(root)
-    if not overwrite and _is(root + path, folder=None):
-        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
-    content = memoryview(data).cast("B")
-    try:
-        for attempt in range(1, _WRITE_ATTEMPTS + 1):
-            try:
-                with client.create(temporary, WriteOptions(overwrite=True, create_parent=True)) as file:
-                    for start in range(0, len(content), _WRITE_CHUNK_BYTES):
-                        file.write(content[start : start + _WRITE_CHUNK_BYTES])
-                break
-            except (FileNotFoundError, FileExistsError, PermissionError, NotADirectoryError):
-                raise
-            except OSError:
-                # A datanode that dies while writing is not replaced by the client: write the whole file again.
-                if attempt == _WRITE_ATTEMPTS:
-                    raise
-        client.rename(temporary, path, overwrite=overwrite)
-    except BaseException:
-        with suppress(OSError):
-            client.delete(temporary)
-        raise
-
-
-@contextmanager
-def _named(uri: str) -> Iterator[None]:
-    """Let every failure inside be an OSError of the matching kind that carries the URI as its file name."""
-    try:
-        yield
-    except OSError as error:
-        code = error.errno or next((n for kind, n in _ERRNO.items() if isinstance(error, kind)), errno.EIO)
-        text = os.strerror(code) if code in _ERRNO.values() else _first_line(error.strerror or str(error))
-        # Called with a number and a text, OSError picks the matching subclass itself.
-        raise OSError(code, text, uri) from error
-    except RuntimeError as error:
-        # hdfs-native's way to pass on what the namenode refused
-        text = _first_line(str(error))
-        raise OSError(errno.EACCES if "AccessControlException" in text else errno.EIO, text, uri) from error
-
-
-def _first_line(text: str) -> str:
-    return text.replace("\\n", "\n").split("\n", 1)[0].strip()
-
-
-_ERRNO = {
-    FileNotFoundError: errno.ENOENT,
-    FileExistsError: errno.EEXIST,
-    PermissionError: errno.EACCES,
-    NotADirectoryError: errno.ENOTDIR,
-    IsADirectoryError: errno.EISDIR,
-}

@@ -111,9 +111,7 @@ def test_center_of_rotation_moves_the_principal_point() -> None:
 
 
 def test_refusals() -> None:
-    with pytest.raises(
-        RecipeError, match=r"mib = 64 is too little: one slice of 128 x 128 voxels needs"
-    ):
+    with pytest.raises(RecipeError, match=r"mib = 64 is too little: one slice of 128 x 128 voxels needs"):
         plan(scan(), 2, 1, "run.memory_per_task_mib=64")
     with pytest.raises(GeometryError, match="cone misses the grid"):
         plan(scan(), 2, 1, "grid.center_mm=[40, 0, 0]")

@@ -6,7 +6,9 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -15,7 +17,8 @@ import pytest
 from pyspark.sql import SparkSession
 
 import marspipe
-from marspipe.errors import GeometryError, MarspipeError, OutputExistsError, RunError, ScanError
+from marspipe.errors import GeometryError, OutputExistsError, RunError, ScanError
+from marspipe.pipeline.ingest import RawScan, ingest
 from marspipe.pipeline.reconstruct import prepare, reconstruct
 from marspipe.recipe import Recipe, parse_recipe
 from marspipe.store.commit import COMMIT_FILE, committed
@@ -30,7 +33,7 @@ def recipe(*overrides: str) -> Recipe:
 
 
 def run(spark: SparkSession, frames: str, out: str, *overrides: str, **options: bool) -> str:
-    return reconstruct(spark, prepare(spark, frames, recipe(*overrides)), out, progress=quiet(), **options)
+    return reconstruct(spark, prepare(frames, recipe(*overrides), 2), out, progress=quiet(), **options)
 
 
 def assert_equals_one_process(uri: str, expected: OneProcess) -> None:
@@ -124,8 +127,7 @@ def test_committed_output(spark: SparkSession, frames_uri: str, out: str) -> Non
 
 def damaged(frames_uri: str, target: Path, change: object) -> str:
     """Copy a frames table, with one change to the rows of every file, keeping its commit."""
-    target.mkdir()
-    shutil.copy(Path(frames_uri) / COMMIT_FILE, target)
+    shutil.copytree(frames_uri, target)
     for path in sorted(Path(frames_uri).glob("*.parquet")):
         table = pq.ParquetFile(path).read()
         rows = change(table.to_pylist())  # type: ignore[operator]
@@ -139,41 +141,54 @@ def is_frame(row: dict[str, object], view: int, counter: int) -> bool:
 
 def test_missing_view(spark: SparkSession, frames_uri: str, tmp_path: Path, out: str) -> None:
     table = damaged(frames_uri, tmp_path / "t", lambda rows: [r for r in rows if r["view"] != 17])
-    with pytest.raises(ScanError, match=r"counter 0 has no frame of view 17"):
+    with pytest.raises(ScanError, match=r"view 17 is missing"):
         run(spark, table, out)
-    assert not Path(out).exists()
+    assert committed(f"{out}/volume") is None
 
 
 def test_missing_counter_image(spark: SparkSession, frames_uri: str, tmp_path: Path, out: str) -> None:
     table = damaged(frames_uri, tmp_path / "t", lambda rows: [r for r in rows if not is_frame(r, 3, 1)])
-    with pytest.raises(ScanError, match=r"counter 1 has no frame of view 3"):
+    with pytest.raises(ScanError, match=r"view 3 has no frame of counter 1"):
         run(spark, table, out)
 
 
 def test_doubled_view(spark: SparkSession, frames_uri: str, tmp_path: Path, out: str) -> None:
     table = damaged(frames_uri, tmp_path / "t", lambda rows: rows + [dict(r) for r in rows if is_frame(r, 5, 0)])
-    with pytest.raises(ScanError, match=r"view 5, counter 0 is doubled: 2 projection frames from .*projections.mib"):
+    with pytest.raises(ScanError, match=r"projections.mib at \d+: view 5, counter 0 is doubled"):
         run(spark, table, out)
 
 
-def test_no_open_beam(spark: SparkSession, frames_uri: str, tmp_path: Path, out: str) -> None:
-    def without(rows: list[dict[str, object]]) -> list[dict[str, object]]:
-        return [r for r in rows if r["frame_type"] != "open_beam"]
-
-    table = damaged(frames_uri, tmp_path / "t", without)
-    with pytest.raises(MarspipeError, match=r"hash|no open beam for counter 0, 1"):
-        run(spark, table, out)
+def test_no_open_beam(spark: SparkSession, raw_scan: RawScan, out: str) -> None:
+    flatless = replace(raw_scan, files=tuple(f for f in raw_scan.files if f.entry.frame_type != "open_beam"))
+    ingest(spark, flatless, f"{out}/frames", progress=quiet())
+    with pytest.raises(ScanError, match=r"no open beam for counter 0, 1"):
+        run(spark, f"{out}/frames", out)
 
 
 def test_changed_pixels(spark: SparkSession, frames_uri: str, tmp_path: Path, out: str) -> None:
-    def flip(rows: list[dict[str, object]]) -> list[dict[str, object]]:
+    def flip(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         for row in rows:
-            if is_frame(row, 8, 0):
-                row["checksum"] = int(row["checksum"]) ^ 1  # type: ignore[call-overload]
+            if is_frame(row, 8, 1):
+                row["pixels"] = row["pixels"][:-1] + bytes([row["pixels"][-1] ^ 4])
         return rows
 
-    with pytest.raises(ScanError, match=r"not those that were committed"):
+    with pytest.raises(ScanError, match=r"stored pixels of view 8, counter 1 do not match their checksum"):
         run(spark, damaged(frames_uri, tmp_path / "t", flip), out)
+
+
+def test_a_flipped_byte_in_a_volume_is_named(spark: SparkSession, frames_uri: str, out: str) -> None:
+    uri = Path(run(spark, frames_uri, out))
+    file = open_volume(str(uri)).metadata["files"][1]
+    path = uri / file["path"]
+    footer = pq.ParquetFile(path).metadata
+    pixels = next(c for c in range(footer.num_columns) if footer.row_group(30).column(c).path_in_schema == "pixels")
+    raw = bytearray(path.read_bytes())
+    raw[footer.row_group(30).column(pixels).data_page_offset + 5000] ^= 1
+    path.write_bytes(raw)
+    volume = open_volume(str(uri))
+    assert volume[1][29].shape == (SIDE, SIDE)
+    with pytest.raises(RunError, match=r"checksum of bin 1, slice 30"):
+        _ = volume[1][30]
 
 
 def test_uncommitted_frames(spark: SparkSession, frames_uri: str, tmp_path: Path, out: str) -> None:
@@ -192,12 +207,12 @@ def test_cone_misses_the_grid(spark: SparkSession, frames_uri: str, out: str) ->
 def test_a_task_that_fails_leaves_nothing_that_looks_whole(
     spark: SparkSession, frames_uri: str, out: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    job = prepare(spark, frames_uri, recipe("run.slab_slices=32"))
+    job = prepare(frames_uri, recipe("run.slab_slices=32"), 2)
 
     def fail(*_: object) -> None:
         raise OSError("disk full")
 
-    monkeypatch.setattr("marspipe.pipeline.reconstruct._inventory", fail)
+    monkeypatch.setattr("marspipe.pipeline.reconstruct.take_stock", fail)
     with pytest.raises(OSError, match="disk full"):
         reconstruct(spark, job, out, progress=quiet())
     with pytest.raises(ScanError, match="holds no finished volume"):
