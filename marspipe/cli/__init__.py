@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import sys
 import traceback
+import warnings
 from collections.abc import Sequence
 from importlib import import_module
+from typing import TextIO
 
 import click
 
@@ -54,7 +56,9 @@ def run_command(command: click.Command, arguments: Sequence[str], name: str) -> 
     """Run a command and return its exit code; errors become one sentence on standard error."""
     debug = "--debug" in arguments
     try:
-        result = command.main(args=list(arguments), prog_name=name, standalone_mode=False)
+        with warnings.catch_warnings():
+            warnings.showwarning = _say_warning
+            result = command.main(args=list(arguments), prog_name=name, standalone_mode=False)
         return result if isinstance(result, int) else 0
     except click.exceptions.Exit as stop:
         return stop.exit_code
@@ -78,6 +82,20 @@ def run_command(command: click.Command, arguments: Sequence[str], name: str) -> 
         hint = "" if debug else " (marspipe --debug shows where)"
         click.echo(f"marspipe: failed: {type(error).__name__}: {error}{hint}", err=True)
         return EXIT_FAILED
+
+
+def _say_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """Show marspipe's own warnings as sentences; those of libraries are for developers."""
+    del filename, lineno, file, line
+    if category.__module__.startswith("marspipe."):
+        click.echo(f"marspipe: warning: {message}", err=True)
 
 
 def main() -> None:

@@ -14,7 +14,9 @@ from marspipe.errors import MarspipeError, RunError
 
 # The last line of a Python traceback inside Spark's message.
 _RAISED = re.compile(r"^(?:marspipe\.errors\.)(\w+): (.*)$", re.MULTILINE)
-_ANY_RAISED = re.compile(r"^((?:\w+\.)*\w*(?:Error|Exception|Interrupt)): (.*)$", re.MULTILINE)
+_PYTHON_RAISED = re.compile(r"^((?!py4j)(?:\w+\.)*[A-Z]\w*(?:Error|Interrupt): .*)$", re.MULTILINE)
+_SPARK_CLASS = re.compile(r"\[[A-Z_.]+\] .*")
+_CAUSED_BY = re.compile(r"Caused by: (.*)")
 
 
 @contextmanager
@@ -34,6 +36,13 @@ def spark_failures(doing: str) -> Iterator[None]:
             kind = getattr(errors, name, None)
             if isinstance(kind, type) and issubclass(kind, MarspipeError):
                 raise kind(message) from error
-        causes = _ANY_RAISED.findall(text)
-        cause = f"{causes[-1][0]}: {causes[-1][1]}" if causes else text.strip().splitlines()[0]
-        raise RunError(f"{doing} failed: {cause}") from error
+        raise RunError(f"{doing} failed: {_cause(text)}") from error
+
+
+def _cause(text: str) -> str:
+    """Return the line of Spark's message that says most: a Python error of a task, an error class of Spark, a cause."""
+    for pattern in (_PYTHON_RAISED, _SPARK_CLASS, _CAUSED_BY):
+        found = pattern.findall(text)
+        if found:
+            return str(found[-1]).strip()
+    return text.strip().splitlines()[0]

@@ -20,7 +20,7 @@ PIXEL_BYTES = {"U08": 1, "U16": 2, "U32": 4}
 # Layouts that are read, with their number of chips. The others need their chips put together first.
 LAYOUTS = {"1x1": 1}
 
-PREFIX_BYTES = 17  # "MQ1,000001,00384,"
+PREFIX_BYTES = 64  # holds "MQ1,000001,00384," and whatever may stand in its place
 _HEADER_BYTES = range(128, 65537)
 _MAX_SIDE_PX = 16384
 _MAX_PIXELS = 1 << 26  # 512 chips; anything above is a damaged header
@@ -29,6 +29,7 @@ _MAX_THRESHOLDS = 8
 
 _DIGITS = re.compile(r"\s*[0-9]{1,18}\s*")
 _NUMBER = re.compile(r"\s*[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,3})?\s*")
+_NOT_FINITE = re.compile(r"\s*[+-]?(nan|inf|infinity)\s*", re.IGNORECASE)
 _TIME = re.compile(r"([0-9]{4}-[0-9]{2}-[0-9]{2})[ T]([0-9]{2}:[0-9]{2}:[0-9]{2})(?:\.([0-9]{1,9}))?(Z?)")
 _NANOSECONDS = re.compile(r"([0-9]{1,18})n[sS]")
 _EPOCH = datetime(1970, 1, 1)
@@ -104,14 +105,14 @@ class MerlinHeader:
 
 
 def header_length(raw: bytes, where: str) -> int:
-    """Return the length of the header that the first 17 bytes of a record announce; RawFormatError if they do not."""
+    """Return the length of the header that the first bytes of a record announce; RawFormatError if they do not."""
     if raw.startswith(b"MPX,"):
         raise RawFormatError(f"{where}: this is a capture of Merlin's network stream (MPX), expected a .mib file")
     if not raw.startswith(MAGIC + b","):
         raise RawFormatError(f"{where}: not a Merlin record: it starts with {raw[:8]!r}, expected {MAGIC + b','!r}")
-    fields = raw[:64].split(b",")
+    fields = raw[:PREFIX_BYTES].split(b",")
     if len(fields) < 4:
-        raise RawFormatError(f"{where}: the header is truncated after {raw[:64]!r}")
+        raise RawFormatError(f"{where}: the header is truncated after {raw[:PREFIX_BYTES]!r}")
     text = fields[2].decode("ascii", "replace")
     return _integer(text, "header length", where, _HEADER_BYTES.start, _HEADER_BYTES.stop - 1)
 
@@ -205,7 +206,7 @@ def _thresholds(fields: list[str], where: str) -> tuple[float, ...]:
     for field in fields[14 : 14 + _MAX_THRESHOLDS]:
         if not field.strip():
             continue  # older software leaves them out
-        if not _NUMBER.fullmatch(field):
+        if not _NUMBER.fullmatch(field) and not _NOT_FINITE.fullmatch(field):
             break  # the chip section ("3RX") begins
         found.append(_number(field, "threshold in keV", where))
     return tuple(found)

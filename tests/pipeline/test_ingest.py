@@ -135,9 +135,7 @@ def test_missing_counter(copied: Path) -> None:
     path = copied / "projections.mib"
     record = 384 + 96 * 96 * 4
     path.write_bytes(path.read_bytes()[:-record])
-    with pytest.raises(
-        RawFormatError, match=r"last exposure is incomplete: 183 records do not divide"
-    ):
+    with pytest.raises(RawFormatError, match=r"last exposure is incomplete: 183 records do not divide"):
         open_scan(str(copied))
 
 

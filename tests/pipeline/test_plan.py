@@ -11,6 +11,7 @@ from marspipe.recipe import parse_recipe
 from marspipe.scan.energy import Counter, counter_bins
 from marspipe.scan.geometry import ScanGeometry
 
+ANGLES = np.linspace(0, np.pi, 181, endpoint=False)
 BINS = tuple(counter_bins([Counter(i, "CSM", 20.0 + i) for i in range(3)]))
 
 
@@ -39,13 +40,14 @@ def test_grid_from_the_detector() -> None:
 
 def test_grid_of_an_off_center_parallel_scan_is_the_circle_every_view_sees() -> None:
     geometry = ScanGeometry.parallel(
-        detector_shape=(2, 640), pixel_pitch_mm=(0.01, 0.01), angles_rad=[0.0, 1.0], principal_point_px=(0.5, 295.86)
+        detector_shape=(2, 640), pixel_pitch_mm=(0.01, 0.01), angles_rad=ANGLES, principal_point_px=(0.5, 295.86)
     )
     grid = plan(geometry).grid
     assert grid.shape == (2, 593, 593)
     assert grid.voxel_mm == pytest.approx((0.01, 0.01, 0.01))
 
 
+@pytest.mark.filterwarnings("ignore::marspipe.recon.fdk.FieldOfViewWarning")  # grids larger than the cone are meant
 @settings(max_examples=60, deadline=None)
 @given(
     nz=st.integers(1, 300),

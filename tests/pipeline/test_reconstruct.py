@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -127,11 +128,14 @@ def test_committed_output(spark: SparkSession, frames_uri: str, out: str) -> Non
 
 def damaged(frames_uri: str, target: Path, change: object) -> str:
     """Copy a frames table, with one change to the rows of every file, keeping its commit."""
-    shutil.copytree(frames_uri, target)
+    shutil.copytree(frames_uri, target, ignore=shutil.ignore_patterns("*.crc"))
     for path in sorted(Path(frames_uri).glob("*.parquet")):
         table = pq.ParquetFile(path).read()
         rows = change(table.to_pylist())  # type: ignore[operator]
-        pq.write_table(pa.Table.from_pylist(rows, table.schema), target / path.name, row_group_size=2)
+        rows.sort(key=lambda r: (r["frame_type"], r["view"], r["counter"]))
+        with pq.ParquetWriter(target / path.name, table.schema) as writer:
+            for _, view in groupby(rows, key=lambda r: (r["frame_type"], r["view"])):
+                writer.write_table(pa.Table.from_pylist(list(view), table.schema))
     return str(target)
 
 

@@ -357,5 +357,5 @@ def test_wrong_vectors_are_named() -> None:
     refuses("view 0 lies in its detector plane, or u_mm and v_mm are parallel", v_mm=parts["u_mm"])
     with pytest.raises(GeometryError, match="kind must be one of circular, parallel, per_view, got 'spiral'"):
         ScanGeometry.from_dict({"kind": "spiral"})
-    with pytest.raises(GeometryError, match="geometry of kind circular: .*'pitch'"):
+    with pytest.raises(GeometryError, match=r"geometry of kind circular: .*'pitch'"):
         ScanGeometry.from_dict({**circular().to_dict(), "pitch": 3})

@@ -279,6 +279,8 @@ def add_tiles(  # type: ignore[no-untyped-def]
     w_right = np.empty((VIEWS_AT_ONCE, TILE), np.float32)
     origins = np.empty((VIEWS_AT_ONCE, TILE), np.float32)
     steps = np.empty((VIEWS_AT_ONCE, TILE), np.float32)
+    lowest = np.empty((VIEWS_AT_ONCE, TILE), np.int64)
+    highest = np.empty((VIEWS_AT_ONCE, TILE), np.int64)
 
     for number in range(first_tile, stop_tile):
         y_first, x_first = number // tiles_x * TILE, number % tiles_x * TILE
@@ -305,8 +307,11 @@ def add_tiles(  # type: ignore[no-untyped-def]
                             column[j, x] = np.int64(whole)
                             w_left[j, x] = weight * (1.0 - fraction)
                             w_right[j, x] = weight * fraction
-                            origins[j, x] = origin_scale * inverse + v_principal
-                            steps[j, x] = step_scale * inverse
+                            origin = np.float32(origin_scale * inverse + v_principal)
+                            step = np.float32(step_scale * inverse)
+                            origins[j, x], steps[j, x] = origin, step
+                            lowest[j, x] = np.int64(np.floor(fma32(k_low, step, origin)))
+                            highest[j, x] = np.int64(np.floor(fma32(k_high, step, origin)))
                     for x in range(n_x):
                         n = 0
                         for j in range(n_group):
@@ -314,9 +319,9 @@ def add_tiles(  # type: ignore[no-untyped-def]
                             if left < -1 or left >= n_cols:
                                 continue
                             # Rows of this block, from a multiple of 16 in the band: aligned loads.
-                            row = np.int64(np.floor(fma32(k_low, step, origin)))
+                            row = lowest[j, x]
                             row -= (row - row_first) & (LANES - 1)
-                            stop = np.int64(np.floor(fma32(k_high, step, origin))) + 2
+                            stop = highest[j, x] + 2
                             low, high = max(row, row_first), min(stop, row_first + n_rows)
                             if high <= low:
                                 continue
