@@ -44,8 +44,8 @@ def watch_stages(spark: SparkSession, progress: Progress, names: Sequence[str]) 
 
 def _follow(spark: SparkSession, progress: Progress, group: str, names: Sequence[str], stop: threading.Event) -> None:
     tracker = spark.sparkContext.statusTracker()
-    stages: dict[int, Stage] = {}
-    with ExitStack() as opened:
+    shown: dict[int, tuple[Stage, ExitStack]] = {}
+    with ExitStack() as still_open:
         while True:
             last = stop.is_set()
             # Stages whose results are reused from an earlier job are planned too, but never start.
@@ -53,11 +53,14 @@ def _follow(spark: SparkSession, progress: Progress, group: str, names: Sequence
                 counts = tracker.getStageInfo(stage)
                 if counts is None or counts.numActiveTasks + counts.numCompletedTasks == 0:
                     continue
-                if stage not in stages and len(stages) < len(names):
-                    name = names[len(stages)]
-                    stages[stage] = opened.enter_context(progress.stage(name, total=counts.numTasks, unit="tasks"))
-                if stage in stages:
-                    stages[stage].update(counts.numCompletedTasks)
+                if stage not in shown and len(shown) < len(names):
+                    closing = still_open.enter_context(ExitStack())
+                    bar = progress.stage(names[len(shown)], total=counts.numTasks, unit="tasks")
+                    shown[stage] = (closing.enter_context(bar), closing)
+                if stage in shown:
+                    shown[stage][0].update(counts.numCompletedTasks)
+                    if counts.numCompletedTasks == counts.numTasks:
+                        shown[stage][1].close()
             if last:
                 return
             stop.wait(_INTERVAL_S)

@@ -152,7 +152,7 @@ class _LineStage:
         interval_s: float,
         clock: Callable[[], float],
     ) -> None:
-        self._file = console.file
+        self._console = console
         self._name = name
         self._total = total
         self._unit = unit
@@ -186,7 +186,8 @@ class _LineStage:
             if failed:
                 self._write(f"{self._name} failed after {_duration(elapsed)} ({self._of_total()})")
                 return
-            rate = f", {_rate(self._done / elapsed, self._unit)}" if elapsed > 0 and self._done > 0 else ""
+            # A stage that was over when it was first seen has no rate.
+            rate = f", {_rate(self._done / elapsed, self._unit)}" if elapsed >= 0.1 and self._done > 0 else ""
             self._write(f"{self._name} done: {self._counted(self._done)} in {_duration(elapsed)}{rate}")
 
     def _counted(self, value: float | None) -> str:
@@ -199,8 +200,9 @@ class _LineStage:
         return f"{_amount(self._done, self._unit)}/{self._counted(self._total)}"
 
     def _write(self, line: str) -> None:
-        self._file.write(line + "\n")
-        self._file.flush()
+        if not self._console.quiet:
+            self._console.file.write(line + "\n")
+            self._console.file.flush()
 
 
 class _BarStage:

@@ -290,7 +290,10 @@ def _is(uri: str, folder: bool | None) -> bool:
 
 def _write_local(path: str, temporary: str, data: bytes | bytearray | memoryview, overwrite: bool) -> None:
     folder = os.path.dirname(os.path.abspath(path))
-    os.makedirs(folder, exist_ok=True)
+    try:
+        os.makedirs(folder, exist_ok=True)
+    except FileExistsError as error:  # which would read as if the target were there
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR)) from error
     try:
         with Path(temporary).open("xb") as file:
             file.write(data)

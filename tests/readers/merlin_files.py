@@ -78,6 +78,11 @@ class CountingFile(io.BytesIO):
         self.bytes_read += len(part)
         return part
 
+    def readinto(self, buffer: Any) -> int:
+        length = super().readinto(buffer)
+        self.bytes_read += length
+        return length
+
 
 def same(left: NDArray[Any], right: NDArray[Any]) -> bool:
     """Equal in values, whatever the types."""

@@ -181,6 +181,13 @@ def test_old_header_without_tail_and_thresholds() -> None:
     assert parse_header(six, "six").counter_depth_bits is None  # 1 or 6 bit: not told
 
 
+def test_start_in_nanoseconds() -> None:
+    header = edited(mib(exposures=1), {-4: "1970-01-02T00:00:01.000000002Z"})
+    assert parse_header(header, "x").start_ns == 86401 * 10**9 + 2
+    local = edited(mib(exposures=1), {9: "1970-01-01 00:00:02.000003", -5: "XXXX"})
+    assert parse_header(local, "x").start_ns == 2 * 10**9 + 3000
+
+
 def test_exposure_of_zero_is_unknown() -> None:
     content = edited(mib(exposures=1), {10: "0.000000", -3: "0ns"})
     (entry,) = merlin.index(io.BytesIO(content), "x.mib")

@@ -81,7 +81,7 @@ def test_header_has_the_fields_of_a_real_one(depth: int) -> None:
 @needs_real
 def test_header_file_has_keys_of_a_real_one() -> None:
     def keys(text: bytes) -> list[str]:
-        return [line.split(":\t")[0] for line in text.decode().split("\r\n")]
+        return [line.split(":\t")[0].strip() for line in text.decode().split("\r\n")]
 
     file = io.BytesIO()
     write_merlin_header_file(file, frames=3, charge_summing=True, **{**CAMERA, "counters_per_exposure": 2})
