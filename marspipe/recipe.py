@@ -6,24 +6,20 @@ shapes the run (slab thickness, batches, which files are written beside the volu
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import Field, field_validator
 
 from marspipe.errors import RecipeError
+from marspipe.strict import StrictModel, load_yaml, validate
 
 WindowName = Literal["ram-lak", "shepp-logan", "cosine", "hamming", "hann"]
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class Bins(_Section):
+class Bins(StrictModel):
     """How counters become energy bins."""
 
     kind: Literal["differential", "cumulative"] = Field(
@@ -31,7 +27,7 @@ class Bins(_Section):
     )
 
 
-class Geometry(_Section):
+class Geometry(StrictModel):
     """Corrections to the geometry of the scan's manifest."""
 
     principal_point_px: tuple[float, float] | None = Field(
@@ -42,7 +38,7 @@ class Geometry(_Section):
     )
 
 
-class Grid(_Section):
+class Grid(StrictModel):
     """The volume; what is left out follows from the detector's field of view."""
 
     shape: tuple[int, int, int] | None = Field(None, description="Voxels (z, y, x).")
@@ -64,7 +60,7 @@ class Grid(_Section):
         return value
 
 
-class BadPixels(_Section):
+class BadPixels(StrictModel):
     """Which pixels are not believed, per counter, from the open beams and dark frames."""
 
     dead_fraction: float = Field(0.1, ge=0, le=1, description="Dead: open beam at most this fraction of the median.")
@@ -74,14 +70,14 @@ class BadPixels(_Section):
     )
 
 
-class Preprocess(_Section):
+class Preprocess(StrictModel):
     """Raw counts to line integrals."""
 
     bad_pixels: BadPixels = BadPixels()
     inpaint_radius_px: int = Field(8, ge=1, le=64, description="Widest neighbourhood that fills a bad pixel, px.")
 
 
-class Filter(_Section):
+class Filter(StrictModel):
     """The ramp filter."""
 
     window: WindowName = Field("ram-lak", description="Window on the ramp.")
@@ -91,7 +87,7 @@ class Filter(_Section):
     )
 
 
-class Run(_Section):
+class Run(StrictModel):
     """How the work is cut; the volume does not depend on it."""
 
     backend: Literal["auto", "cpu", "reference"] = Field("auto", description="Backprojection kernel.")
@@ -100,7 +96,7 @@ class Run(_Section):
     memory_per_task_mib: int = Field(1024, ge=64, description="Python memory of one task, MiB.")
 
 
-class Output(_Section):
+class Output(StrictModel):
     """What is written beside the Parquet volume."""
 
     tile_mib: float = Field(4.0, gt=0, le=64, description="Largest tile of a slice in the volume table, MiB.")
@@ -108,7 +104,7 @@ class Output(_Section):
     preview: bool = Field(True, description="Write a PNG with three mid slices per energy bin.")
 
 
-class Recipe(_Section):
+class Recipe(StrictModel):
     """A whole recipe."""
 
     marspipe_recipe: Literal[1] = Field(1, description="Version of the recipe format.")
@@ -159,20 +155,10 @@ def parse_recipe(text: str, origin: str, overrides: tuple[str, ...] = ()) -> Rec
     RecipeError
         Naming the origin, the key and the value; an unknown key with the nearest valid name.
     """
-    try:
-        content = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise RecipeError(f"{origin}: not valid YAML: {' '.join(str(error).split())}") from error
-    if content is None:
-        content = {}
-    if not isinstance(content, dict):
-        raise RecipeError(f"{origin}: a recipe must be a mapping of keys, got {type(content).__name__}")
+    content = load_yaml(text or "{}", origin, RecipeError, "recipe")
     for override in overrides:
         _assign(content, override)
-    try:
-        return Recipe.model_validate(content)
-    except ValidationError as error:
-        raise RecipeError(f"{origin}: {'; '.join(explain_errors(error, Recipe))}") from error
+    return validate(content, origin, Recipe, RecipeError)
 
 
 def _assign(content: dict[str, Any], override: str) -> None:
@@ -185,31 +171,3 @@ def _assign(content: dict[str, Any], override: str) -> None:
         if not isinstance(content, dict):
             raise RecipeError(f"--set {override}: {key} is not a section")
     content[keys[-1]] = yaml.safe_load(text)
-
-
-def explain_errors(error: ValidationError, model: type[BaseModel]) -> list[str]:
-    """Return one sentence per pydantic error: key, value, what was expected, the nearest valid key."""
-    sentences = []
-    for item in error.errors():
-        key = ".".join(map(str, item["loc"]))
-        if item["type"] == "extra_forbidden":
-            valid = _valid_keys(model, item["loc"][:-1])
-            near = difflib.get_close_matches(str(item["loc"][-1]), valid, n=1, cutoff=0.4)
-            hint = f"did you mean {near[0]!r}?" if near else f"valid keys are {', '.join(valid)}"
-            sentences.append(f"unknown key {key!r}; {hint}")
-        else:
-            sentences.append(f"{key}: {item['msg'].removeprefix('Value error, ')}, got {item['input']!r}")
-    return sentences
-
-
-def _valid_keys(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
-    for name in location:
-        if isinstance(name, int):
-            continue
-        field = model.model_fields.get(name)
-        candidates = [] if field is None else [field.annotation, *getattr(field.annotation, "__args__", ())]
-        nested = [c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)]
-        if not nested:
-            return []
-        model = nested[0]
-    return list(model.model_fields)

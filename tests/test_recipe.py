@@ -27,15 +27,19 @@ def test_schema_file_is_what_the_code_says(project: Path) -> None:
     ("text", "message"),
     [
         ("filtr: {window: hann}", r"r.yaml: unknown key 'filtr'; did you mean 'filter'\?"),
-        ("filter: {windw: hann}", r"unknown key 'filter.windw'; did you mean 'window'\?"),
-        ("preprocess: {bad_pixels: {zzz: 1}}", r"unknown key .*zzz'; valid keys are dead_fraction, hot_fraction"),
+        ("filter: {windw: hann}", r"r.yaml: filter: unknown key 'windw'; did you mean 'window'\?"),
+        (
+            "preprocess: {bad_pixels: {zzz: 1}}",
+            r"bad_pixels: unknown key 'zzz'; valid keys are dead_fraction, hot_fraction",
+        ),
         ("filter: {window: hanning}", r"filter.window: .*'hann'.* got 'hanning'"),
         ("grid: {voxel_mm: [0.1, 0, 0.1]}", r"grid.voxel_mm: must be positive \(mm\)"),
         ("grid: {shape: [1, 2]}", r"grid.shape"),
         ("grid: {voxel_mm: [.nan, 1, 1]}", r"grid.voxel_mm"),
         ("filter: {cutoff: 0}", r"filter.cutoff: .*greater than 0, got 0"),
-        ("- a\n- b", r"r.yaml: a recipe must be a mapping of keys, got list"),
+        ("- a\n- b", r"r.yaml: a recipe must be a mapping of keys, got \['a', 'b'\]"),
         ("a: [", r"r.yaml: not valid YAML"),
+        ("name: a\nname: b", r"r.yaml: not valid YAML: key 'name' is there twice"),
     ],
 )
 def test_wrong_recipes_name_key_and_value(text: str, message: str) -> None:

@@ -57,6 +57,7 @@ def run_command(command: click.Command, arguments: Sequence[str], name: str) -> 
     debug = "--debug" in arguments
     try:
         with warnings.catch_warnings():
+            warnings.simplefilter("always", UserWarning)
             warnings.showwarning = _say_warning
             result = command.main(args=list(arguments), prog_name=name, standalone_mode=False)
         return result if isinstance(result, int) else 0

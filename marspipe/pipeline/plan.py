@@ -27,8 +27,9 @@ INTERPRETER_BYTES = 260 * MIB
 # Arrow holds one batch while the next arrives, on either side of the border to the JVM.
 ARROW_BATCH_BYTES = 16 * MIB
 ARROW_BATCHES_IN_FLIGHT = 4
-# A kernel call walks the whole slab once, whatever the number of views; beyond this batch size that no longer shows.
-BATCH_BYTES_WANTED = 128 * MIB
+# A kernel call walks the whole slab once, whatever the number of views; beyond this batch that no longer shows.
+VIEWS_WANTED = 64
+BATCH_BYTES_WANTED = 256 * MIB
 # A volume slab leaves a task in runs of slices of about this size.
 OUTPUT_BATCH_BYTES = 32 * MIB
 # Tasks should fill the slots evenly: accept this much idle time rather than thinner slabs.
@@ -156,7 +157,7 @@ def plan_reconstruction(
     if views is None:
         free = budget - max(backprojection_bytes(task, cols, 0) for task in slabs)
         per_view = 4 * cols * max(task.n_rows for task in slabs)
-        views = max(1, min(len(geometry), BATCH_BYTES_WANTED // per_view, free // per_view))
+        views = max(1, min(len(geometry), VIEWS_WANTED, BATCH_BYTES_WANTED // per_view, free // per_view))
     row_bytes = 4 * grid.shape[2]
     tile_rows = max(1, min(grid.shape[1], int(recipe.output.tile_mib * MIB) // row_bytes))
     return ReconstructionPlan(geometry, filtered, view_filter.redundancy, grid, bins, slabs, views, tile_rows)

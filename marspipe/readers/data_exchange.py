@@ -232,7 +232,9 @@ def _cached(stack: Any, container: Any) -> Any:
     access = h5py.h5p.create(h5py.h5p.DATASET_ACCESS)
     slots = 10 * across + 1
     access.set_chunk_cache(slots, wanted, 1.0)
-    return h5py.Dataset(h5py.h5d.open(container.id, stack.name.encode(), access))
+    name = stack.name.encode()
+    stack.id.close()  # an open dataset shares its cache with whoever opens it again
+    return h5py.Dataset(h5py.h5d.open(container.id, name, access))
 
 
 def _contents(container: Any) -> str:

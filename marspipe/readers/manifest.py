@@ -20,9 +20,9 @@ from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
 from marspipe.errors import GeometryError, ScanError
 from marspipe.readers.manifest_files import AngleDataset, AngleRange, FileEntry, Orientation, resolve_angles
-from marspipe.readers.strict import StrictModel, parse_yaml
 from marspipe.scan.energy import Counter
 from marspipe.scan.geometry import ScanGeometry
+from marspipe.strict import StrictModel, load_yaml, validate
 
 __all__ = [
     "FILE_NAME",
@@ -232,7 +232,7 @@ def load_manifest(text: str, origin: str) -> ScanManifest:
         Naming the origin and, for every fault, key path, value and what was expected; for an unknown key the nearest
         valid one.
     """
-    return parse_yaml(text, origin, ScanManifest, ScanError, "scan manifest")
+    return validate(load_yaml(text, origin, ScanError, "scan manifest"), origin, ScanManifest, ScanError)
 
 
 def manifest_json_schema() -> dict[str, Any]:

@@ -12,7 +12,7 @@ from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 from marspipe.errors import ScanError
 from marspipe.readers import data_exchange
 from marspipe.readers.frames import FrameType
-from marspipe.readers.strict import StrictModel
+from marspipe.strict import StrictModel
 
 _READERS = ("merlin", "data_exchange")
 _DATASET_READERS = ("data_exchange",)

@@ -97,7 +97,7 @@ def test_inspect_and_preview_finished_results(demo: Path, tmp_path: Path, capsys
     [
         (["--set", "filtr.window=hann"], "unknown key 'filtr'; did you mean 'filter'?"),
         (["--recipe", "nowhere.yaml"], "nowhere.yaml: there is no recipe"),
-        (["--set", "grid.center_mm=[0, 99, 0]"], "the cone misses the grid"),
+        (["--set", "grid.center_mm=[40, 0, 0]"], "the cone misses the grid"),
         (["--set", "run.memory_per_task_mib=100"], "run.memory_per_task_mib = 100 is too little"),
     ],
 )

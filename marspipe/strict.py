@@ -57,33 +57,25 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def parse_yaml(text: str, origin: str, model: type[Model], error_type: type[InputError], noun: str) -> Model:
-    """Return the model written in a YAML text.
-
-    Parameters
-    ----------
-    text : str
-        The YAML text.
-    origin : str
-        Where it came from, for messages.
-    model : type
-        The model of the whole file.
-    error_type : type of InputError
-        What to raise.
-    noun : str
-        What the file is, for messages, such as ``"scan manifest"``.
-
-    Raises
-    ------
-    InputError
-        Of ``error_type``; it names the origin and, for every fault, the key path, the value and what was expected.
-    """
+def load_yaml(text: str, origin: str, error_type: type[InputError], noun: str) -> dict[str, Any]:
+    """Return the mapping written in a YAML text; ``error_type`` naming the origin if it is not one."""
     try:
         content = yaml.load(text, Loader=_Loader)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise error_type(f"{origin}: not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
         raise error_type(f"{origin}: a {noun} must be a mapping of keys, got {reprlib.repr(content)}")
+    return content
+
+
+def validate(content: dict[str, Any], origin: str, model: type[Model], error_type: type[InputError]) -> Model:
+    """Return a mapping as a model.
+
+    Raises
+    ------
+    InputError
+        Of ``error_type``; it names the origin and, for every fault, the key path, the value and what was expected.
+    """
     try:
         return model.model_validate(content)
     except ValidationError as error:
