@@ -46,7 +46,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "jobs": {"cli"},
     "__main__": {"cli"},
 }
-FOUNDATION = {"errors", "resources", "__init__", ""}
+FOUNDATION = {"errors", "resources", "machine", "__init__", ""}
 
 
 def imports(path: Path) -> set[str]:

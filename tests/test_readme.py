@@ -10,7 +10,7 @@ from pathlib import Path
 
 README = (Path(__file__).resolve().parents[1] / "README.md").read_text(encoding="utf-8")
 DEMO, TESTS = (
-    "python3 -m venv .venv && .venv/bin/pip install -e . && .venv/bin/marspipe demo",
+    "python3 marspipe/machine.py && python3 -m venv .venv && .venv/bin/pip install -e . && .venv/bin/marspipe demo",
     ".venv/bin/pip install -e '.[test]' && .venv/bin/pytest",
 )
 

@@ -25,10 +25,9 @@ from marspipe.cli.options import master_option
 @master_option
 def demo(out: Path, seed: int, views: int, master: str | None) -> None:
     """Simulate a 4-bin scan into raw files, ingest it, reconstruct it, and compare it with the truth."""
-    from marspipe.pipeline.session import command_session, require_java, require_memory
+    from marspipe.pipeline.session import command_session, require_machine
 
-    require_java()
-    require_memory()
+    require_machine()
     from marspipe.cli.options import load_recipe
     from marspipe.pipeline import run as job
     from marspipe.show.progress import Progress

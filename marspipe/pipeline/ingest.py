@@ -22,7 +22,7 @@ from marspipe.errors import ScanError
 from marspipe.pipeline.calibrate import write_calibration
 from marspipe.pipeline.failures import spark_failures
 from marspipe.pipeline.scan_frames import FrameGroup, survey
-from marspipe.pipeline.session import task_slots
+from marspipe.pipeline.session import ARROW_BATCH_BYTES, configure, task_slots
 from marspipe.pipeline.watch import watch_stages
 from marspipe.readers import READERS, orient
 from marspipe.readers.manifest import (
@@ -48,7 +48,6 @@ LARGEST_CHUNK_BYTES = 128 * MIB
 SMALLEST_CHUNK_BYTES = 4 * MIB
 LARGEST_ROW_GROUP_BYTES = 32 * MIB
 SMALLEST_ROW_GROUP_BYTES = MIB
-ARROW_BATCH_BYTES = 16 * MIB
 
 
 @dataclass(frozen=True)
@@ -173,6 +172,7 @@ def ingest(
     geometry = scan_geometry(scan.manifest, scan.angles_rad)
     counters = tuple(scan.manifest.camera_counters())
     claim_output(out_uri, overwrite=overwrite)
+    configure(spark)
     chunks = cut(scan, task_slots(spark))
     decode = _Decode(chunks, scan.manifest.scan_id, counters, scan.angles_rad)
     exposure_bytes = max(f.exposure_bytes for f in scan.files)

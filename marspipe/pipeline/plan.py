@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from marspipe.errors import GeometryError, RecipeError
+from marspipe.pipeline.session import ARROW_BATCH_BYTES
 from marspipe.recipe import Recipe
 from marspipe.recon.backprojection import whole_row_groups
 from marspipe.recon.fdk import warn_outside_field_of_view
@@ -25,7 +26,6 @@ MIB = 2**20
 # A Python worker with NumPy, numba, SciPy and Arrow loaded and its kernels compiled.
 INTERPRETER_BYTES = 260 * MIB
 # Arrow holds one batch while the next arrives, on either side of the border to the JVM.
-ARROW_BATCH_BYTES = 16 * MIB
 ARROW_BATCHES_IN_FLIGHT = 4
 # A kernel call walks the whole slab once, whatever the number of views; beyond this batch that no longer shows.
 VIEWS_WANTED = 64

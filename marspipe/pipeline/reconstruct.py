@@ -21,9 +21,9 @@ from marspipe.errors import ScanError
 from marspipe.pipeline.backproject_slabs import BackprojectionStage
 from marspipe.pipeline.failures import spark_failures
 from marspipe.pipeline.filter_views import FRAME_COLUMNS, FilterStage
-from marspipe.pipeline.plan import ARROW_BATCH_BYTES, ReconstructionPlan, plan_reconstruction
+from marspipe.pipeline.plan import ReconstructionPlan, plan_reconstruction
 from marspipe.pipeline.scan_frames import FramesTable
-from marspipe.pipeline.session import task_slots
+from marspipe.pipeline.session import configure, task_slots
 from marspipe.pipeline.stock import take_stock
 from marspipe.pipeline.watch import watch_stages
 from marspipe.recipe import Recipe, content_hash
@@ -118,6 +118,7 @@ def reconstruct(
     if resume and existing is not None and existing.get("content_hash") == job.content_hash:
         return volume_uri
     claim_output(volume_uri, overwrite=overwrite)
+    configure(spark)
     with spark_failures("the reconstruction"), watch_stages(spark, progress, ["filter", "backproject"]):
         slabs = backprojected(filtered_bands(spark, job), job)
         # A tile is a row group: a slice is one ranged read, and the footers know every tile's statistics.
@@ -132,10 +133,7 @@ def filtered_bands(spark: SparkSession, job: Reconstruction) -> DataFrame:
     splits = SPLITS_PER_SLOT * task_slots(spark)
     split_bytes = max(2**20, min(2**27, job.frames.pixel_bytes // splits))
     spark.conf.set("spark.sql.files.maxPartitionBytes", str(split_bytes))
-    spark.conf.set("spark.sql.files.openCostInBytes", "0")
     # Row groups hold whole views (see ingest), splits hold whole row groups: a view never meets two tasks.
-    spark.conf.set("spark.sql.parquet.columnarReaderBatchSize", "32")
-    spark.conf.set("spark.sql.execution.arrow.maxBytesPerBatch", str(ARROW_BATCH_BYTES))
     frames = read_table(spark, job.frames.uri, "frames", "frame_type", *FRAME_COLUMNS)
     projections = frames.where(F.col("frame_type") == "projection").drop("frame_type")
     stage = FilterStage(job.plan, job.recipe, job.frames.uri, str(uuid4()), len(job.frames.counters))

@@ -4,62 +4,43 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
-import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import psutil
 from pyspark.sql import SparkSession
 
+from marspipe import machine
 from marspipe.errors import EnvironmentMissingError
 from marspipe.resources import resource_path
 
-JAVA_MINIMUM = 17
-MEMORY_MINIMUM_GIB = 3.0
+# Arrow batches of pixels between the JVM and its Python workers.
+ARROW_BATCH_BYTES = 16 * 2**20
 
 
-def java_major_version() -> int | None:
-    """Return the major version of the Java that Spark would start, or None if there is none."""
-    home = os.environ.get("JAVA_HOME")
-    java = shutil.which("java", path=str(Path(home, "bin"))) if home else shutil.which("java")
-    if java is None:
-        return None
-    answer = subprocess.run([java, "-version"], capture_output=True, text=True, check=False)
-    match = re.search(r'version "(?:1\.)?(\d+)', answer.stderr + answer.stdout)
-    return int(match.group(1)) if match else None
+def require_machine() -> None:
+    """Raise EnvironmentMissingError, one sentence that says what to install, if Java or memory is missing."""
+    for problem in (machine.java_problem(), machine.memory_problem()):
+        if problem:
+            raise EnvironmentMissingError(problem)
 
 
-def available_memory_gib() -> float:
-    """Return the memory this process may still take, GiB: the machine's, or its control group's if that is less."""
-    available = float(psutil.virtual_memory().available)
-    limit = Path("/sys/fs/cgroup/memory.max")
-    used = Path("/sys/fs/cgroup/memory.current")
-    if limit.exists() and used.exists() and (text := limit.read_text().strip()).isdigit():
-        available = min(available, int(text) - int(used.read_text()))
-    return available / 2**30
+def configure(spark: SparkSession) -> None:
+    """Set what the plans rely on, whoever started the session.
 
-
-def require_java() -> None:
-    """Raise EnvironmentMissingError, one sentence that says what to install, if Spark's Java is missing or too old."""
-    version = java_major_version()
-    install = f"install Java {JAVA_MINIMUM} or newer, for example the package openjdk-17-jre-headless"
-    if version is None:
-        raise EnvironmentMissingError(f"no Java found, which Spark runs on: {install}.")
-    if version < JAVA_MINIMUM:
-        raise EnvironmentMissingError(f"Java {version} found, which is too old for Spark: {install}.")
-
-
-def require_memory(minimum_gib: float = MEMORY_MINIMUM_GIB) -> None:
-    """Raise EnvironmentMissingError, one sentence, if too little memory is free for Spark and two tasks."""
-    available = available_memory_gib()
-    if available < minimum_gib:
-        raise EnvironmentMissingError(
-            f"{available:.1f} GiB of free memory found, at least {minimum_gib:g} GiB needed: "
-            "close other programs or use a machine with at least 4 GiB."
-        )
+    Partitions are placed on purpose and must not be coalesced; pixels come in large rows, of which only a few may be
+    held at once.
+    """
+    settings = {
+        "spark.sql.adaptive.enabled": "false",
+        "spark.sql.session.timeZone": "UTC",
+        "spark.sql.files.openCostInBytes": "0",
+        "spark.sql.parquet.columnarReaderBatchSize": "32",
+        "spark.sql.execution.arrow.maxBytesPerBatch": str(ARROW_BATCH_BYTES),
+    }
+    for key, value in settings.items():
+        spark.conf.set(key, value)
 
 
 def read_spark_conf(path: Path) -> dict[str, str]:
@@ -90,8 +71,7 @@ def local_session(master: str | None = None, **settings: str) -> SparkSession:
     active = SparkSession.getActiveSession()
     if active is not None:
         return active
-    require_java()
-    require_memory()
+    require_machine()
     # Workers would otherwise take the system's python3.
     os.environ["PYSPARK_PYTHON"] = os.environ["PYSPARK_DRIVER_PYTHON"] = sys.executable
     os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 import subprocess
@@ -168,11 +169,29 @@ def test_with_old_java(tmp_path: Path) -> None:
 def test_with_too_little_memory(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("marspipe.pipeline.session.available_memory_gib", lambda: 1.5)
+    monkeypatch.setattr("marspipe.machine.available_memory_gib", lambda: 1.5)
     assert call("demo", "--out", tmp_path / "demo") == 2
     assert "1.5 GiB of free memory found, at least 3 GiB needed" in capsys.readouterr().err
     assert not (tmp_path / "demo").exists()
 
 
-def test_too_old_python_is_refused_at_installation(project: Path) -> None:
-    assert 'requires-python = ">=3.11"' in (project / "pyproject.toml").read_text()
+def test_the_first_command_checks_before_it_installs(project: Path, tmp_path: Path) -> None:
+    check = [sys.executable, str(project / "marspipe" / "machine.py")]
+    assert subprocess.run(check, check=False).returncode == 0
+    without = subprocess.run(check, env={"PATH": str(tmp_path)}, capture_output=True, text=True, check=False)
+    assert without.returncode == 2
+    assert without.stderr.startswith("marspipe: no Java found")
+
+
+def test_too_old_python(monkeypatch: pytest.MonkeyPatch) -> None:
+    from marspipe import machine
+
+    assert machine.python_problem() == ""
+    monkeypatch.setattr(machine.sys, "version_info", (3, 9, 18))
+    assert machine.python_problem() == "Python 3.9 found, which is too old: install Python 3.11 or newer."
+
+
+def test_the_check_is_readable_for_every_python_3(project: Path) -> None:
+    source = (project / "marspipe" / "machine.py").read_text()
+    ast.parse(source, feature_version=(3, 4))
+    assert "from __future__" not in source

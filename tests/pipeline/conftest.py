@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from marspipe.recon.fdk import fdk
 from pyspark.sql import SparkSession
 
 from marspipe.pipeline.ingest import RawScan, ingest, open_scan
 from marspipe.preprocess.chain import Calibration, Preprocessor
 from marspipe.readers.manifest import scan_geometry
+from marspipe.recon.fdk import fdk
 from marspipe.scan.energy import counter_bins
 from marspipe.scan.grid import VolumeGrid
 from marspipe.simulate import simulate_scan
