@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -24,7 +26,7 @@ from marspipe.store import storage
 
 
 def bench_pipeline(
-    spark: SparkSession, folder: Path, voxels: int, views: int, detector: int, repeat: int = 2
+    spark: SparkSession, folder: Path, voxels: int, views: int, detector: int, repeat: int = 4
 ) -> list[Result]:
     """Measure the Spark plan from frames table to committed volume beside the same work in one process.
 
@@ -79,7 +81,8 @@ def bench_pipeline(
         fdk(integrals, job.plan.geometry, job.plan.grid, threads=slots)
 
     in_one_process()
-    spark_seconds, _ = best_of(repeat, on_spark)
+    with _PythonMemory() as memory:
+        spark_seconds, _ = best_of(repeat, on_spark)
     alone, alone_cpu = best_of(repeat, in_one_process)
     size_text = f"{voxels}^3, {views} views of {detector} x {detector}, {slots} cores"
     return [
@@ -94,6 +97,44 @@ def bench_pipeline(
                 "times_one_process": spark_seconds / alone,
                 "tasks": float(job.plan.n_tasks),
                 "shuffle_mib": job.plan.shuffle_bytes / 2**20,
+                "planned_task_gib": job.plan.task_bytes / 2**30,
+                "python_workers_peak_gib": memory.peak_bytes / 2**30,
             },
         ),
     ]
+
+
+class _PythonMemory:
+    """Samples the resident memory of all Python workers below this process; the driver itself is not counted."""
+
+    def __init__(self) -> None:
+        self.peak_bytes = 0
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._sample, daemon=True)
+
+    def __enter__(self) -> _PythonMemory:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _sample(self) -> None:
+        page = os.sysconf("SC_PAGE_SIZE")
+        while not self._stop.wait(0.05):
+            parents: dict[int, int] = {}
+            resident: dict[int, int] = {}
+            for folder in Path("/proc").glob("[0-9]*"):
+                try:
+                    name, _, rest = (folder / "stat").read_text().partition(") ")
+                    parents[int(folder.name)] = int(rest.split()[1])
+                    if "(python" in name:
+                        resident[int(folder.name)] = int((folder / "statm").read_text().split()[1]) * page
+                except (OSError, ValueError):
+                    continue  # ended meanwhile
+            below = {os.getpid()}
+            while grown := {pid for pid, parent in parents.items() if parent in below} - below:
+                below |= grown
+            workers = below - {os.getpid()}
+            self.peak_bytes = max(self.peak_bytes, sum(resident.get(pid, 0) for pid in workers))

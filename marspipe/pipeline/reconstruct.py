@@ -33,8 +33,10 @@ from marspipe.store import storage
 from marspipe.store.commit import claim_output, commit, committed
 from marspipe.store.tables import read_table, spark_schema, write_table
 
-# Input splits of the filter stage per task slot: enough to even out, few enough to keep rows together.
-SPLITS_PER_SLOT = 4
+# Input splits of the filter stage per task slot, unless that would make them too large. A Python task costs some 30 ms
+# before its first row, so small scans are cut no finer than the slots need.
+SPLITS_PER_SLOT = 1
+LARGEST_SPLIT_BYTES = 128 * 2**20
 
 
 @dataclass(frozen=True)
@@ -131,7 +133,7 @@ def reconstruct(
 def filtered_bands(spark: SparkSession, job: Reconstruction) -> DataFrame:
     """Return the bands table of a scan: one row per view and backprojection task."""
     splits = SPLITS_PER_SLOT * task_slots(spark)
-    split_bytes = max(2**20, min(2**27, job.frames.pixel_bytes // splits))
+    split_bytes = max(2**20, min(LARGEST_SPLIT_BYTES, job.frames.pixel_bytes // splits))
     spark.conf.set("spark.sql.files.maxPartitionBytes", str(split_bytes))
     # Row groups hold whole views (see ingest), splits hold whole row groups: a view never meets two tasks.
     frames = read_table(spark, job.frames.uri, "frames", "frame_type", *FRAME_COLUMNS)

@@ -36,7 +36,7 @@ def configure(spark: SparkSession) -> None:
         "spark.sql.adaptive.enabled": "false",
         "spark.sql.session.timeZone": "UTC",
         "spark.sql.files.openCostInBytes": "0",
-        "spark.sql.parquet.columnarReaderBatchSize": "32",
+        "spark.sql.parquet.columnarReaderBatchSize": "4",
         "spark.sql.execution.arrow.maxBytesPerBatch": str(ARROW_BATCH_BYTES),
     }
     for key, value in settings.items():
