@@ -7,6 +7,7 @@ group.
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -230,7 +231,10 @@ def cut(scan: RawScan, slots: int) -> list[Chunk]:
     wanted = min(LARGEST_CHUNK_BYTES, max(SMALLEST_CHUNK_BYTES, scan.pixel_bytes // (4 * slots)))
     chunks = []
     for file in scan.files:
-        step = max(1, wanted // file.exposure_bytes)
+        # Equal chunks, as many as fill the slots: what reads the table later is cut along these files.
+        count = math.ceil(file.n_exposures * file.exposure_bytes / wanted)
+        count = count if count == 1 else math.ceil(count / slots) * slots
+        step = math.ceil(file.n_exposures / count)
         for first in range(0, file.n_exposures, step):
             chunks.append(Chunk(file, first, min(step, file.n_exposures - first)))
     return chunks

@@ -16,7 +16,7 @@ from marspipe.errors import EnvironmentMissingError
 from marspipe.resources import resource_path
 
 # Arrow batches of pixels between the JVM and its Python workers.
-ARROW_BATCH_BYTES = 16 * 2**20
+ARROW_BATCH_BYTES = 4 * 2**20
 
 
 def require_machine() -> None:
@@ -77,10 +77,11 @@ def local_session(master: str | None = None, **settings: str) -> SparkSession:
     os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
     conf = read_spark_conf(resource_path("conf/spark/local.conf"))
     log4j = resource_path("conf/log4j2.properties").as_uri()
-    conf["spark.driver.extraJavaOptions"] = f"-Dlog4j2.configurationFile={log4j}"
     if master is not None:
         conf["spark.master"] = master
     conf |= {key.replace("__", "."): value for key, value in settings.items()}
+    java_options = conf.get("spark.driver.extraJavaOptions", "")
+    conf["spark.driver.extraJavaOptions"] = f"{java_options} -Dlog4j2.configurationFile={log4j}".strip()
     builder: SparkSession.Builder = SparkSession.builder
     for key, value in conf.items():
         builder = builder.config(key, value)
