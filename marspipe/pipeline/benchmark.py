@@ -24,6 +24,9 @@ from marspipe.show.progress import Progress
 from marspipe.simulate import SimulationSettings, mars_phantom, simulate_scan
 from marspipe.store import storage
 
+# The JVM compiles its hot paths during the first runs.
+WARM_UP_RUNS = 4
+
 
 def bench_pipeline(
     spark: SparkSession, folder: Path, voxels: int, views: int, detector: int, repeat: int = 4
@@ -31,7 +34,7 @@ def bench_pipeline(
     """Measure the Spark plan from frames table to committed volume beside the same work in one process.
 
     Both read nothing but counts of one counter, and both use as many cores as the session has task slots. The JVM and
-    its Python workers run already, and kernels are compiled.
+    its Python workers run already, and the code of both is compiled.
     """
     quiet = Progress(Console(quiet=True))
     pitch = 0.055
@@ -58,7 +61,8 @@ def bench_pipeline(
     ingest(spark, scan, str(frames), progress=quiet, overwrite=True)
     ingested = time.perf_counter() - wall
     job = prepare(str(frames), recipe, task_slots(spark))
-    reconstruct(spark, job, str(out), progress=quiet, overwrite=True)
+    for _ in range(WARM_UP_RUNS):
+        reconstruct(spark, job, str(out), progress=quiet, overwrite=True)
 
     def on_spark() -> None:
         reconstruct(spark, prepare(str(frames), recipe, task_slots(spark)), str(out), progress=quiet, overwrite=True)

@@ -24,7 +24,7 @@ from marspipe.scan.grid import Slab, VolumeGrid
 MIB = 2**20
 
 # A Python worker with NumPy, numba, SciPy and Arrow loaded and its kernels compiled.
-INTERPRETER_BYTES = 260 * MIB
+INTERPRETER_BYTES = 340 * MIB
 # Arrow holds one batch while the next arrives, on either side of the border to the JVM.
 ARROW_BATCHES_IN_FLIGHT = 4
 # A kernel call walks the whole slab once, whatever the number of views; beyond this batch that no longer shows.

@@ -54,7 +54,7 @@ def test_grid_of_an_off_center_parallel_scan_is_the_circle_every_view_sees() -> 
     rows=st.integers(1, 200),
     slots=st.integers(1, 9),
     bins=st.integers(1, 3),
-    memory=st.integers(340, 1200),
+    memory=st.integers(430, 1200),
     center=st.floats(-5, 5),
 )
 def test_slabs_partition_the_grid_and_keep_the_budget(
