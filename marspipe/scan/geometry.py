@@ -2,105 +2,29 @@
 
 See :mod:`marspipe.scan` for the conventions. The general form is ASTRA's ``cone_vec``: per view a source position,
 a detector centre, and the steps from one detector column (``u``) or row (``v``) to the next. A circular orbit with
-detector columns parallel to the rotation axis is recognised and keeps its few parameters in :class:`CircularOrbit`,
+detector columns parallel to the rotation axis is recognised and keeps its few parameters in :class:`~marspipe.scan.orbit.CircularOrbit`,
 which the fast kernels use.
 """
 
 from __future__ import annotations
 
 import math
-import operator
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from marspipe.errors import GeometryError
+from marspipe.scan.checks import detector_size, finite_angles, length_mm, number_pair, view_vectors
 from marspipe.scan.grid import VolumeGrid
+from marspipe.scan.orbit import CircularOrbit, orbit_vectors, recognise_orbit
 
 FloatArray = NDArray[np.float64]
 
 # A parallel beam is written as a cone from this many detector diagonals away: fan angle 1e-7 rad, while float64
 # still resolves positions at the object to 1e-9 of its size.
 PARALLEL_SOURCE_DISTANCE = 1.0e7
-
-
-@dataclass(frozen=True)
-class CircularOrbit:
-    """The parameters that all views of a circular orbit share.
-
-    Attributes
-    ----------
-    source_to_isocenter_mm, source_to_detector_mm : float
-        SOD and SDD, mm.
-    pixel_pitch_mm : (float, float)
-        Detector pixel pitch (v, u), mm.
-    principal_point_px : (float, float)
-        Detector position (row, column) of the ray through the isocentre, px.
-    """
-
-    source_to_isocenter_mm: float
-    source_to_detector_mm: float
-    pixel_pitch_mm: tuple[float, float]
-    principal_point_px: tuple[float, float]
-
-    @property
-    def magnification(self) -> float:
-        """SDD / SOD."""
-        return self.source_to_detector_mm / self.source_to_isocenter_mm
-
-
-def _length(name: str, value: object) -> float:
-    try:
-        number = float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError) as error:
-        raise GeometryError(f"{name} must be a length in mm, got {value!r}") from error
-    if not (math.isfinite(number) and number > 0):
-        raise GeometryError(f"{name} must be positive and finite (mm), got {number!r}")
-    return number
-
-
-def _pair(name: str, value: object, unit: str) -> tuple[float, float]:
-    if isinstance(value, (str, bytes)) or not isinstance(value, (Sequence, np.ndarray)) or len(value) != 2:
-        raise GeometryError(f"{name} must be two numbers (v, u) in {unit}, got {value!r}")
-    pair = (float(value[0]), float(value[1]))
-    if not all(map(math.isfinite, pair)):
-        raise GeometryError(f"{name} must be finite ({unit}), got {pair}")
-    return pair
-
-
-def _detector_shape(value: object) -> tuple[int, int]:
-    try:
-        rows, cols = (operator.index(n) for n in value)  # type: ignore[attr-defined]
-    except (TypeError, ValueError) as error:
-        raise GeometryError(f"detector_shape must be two integers (rows, cols), got {value!r}") from error
-    if rows < 1 or cols < 1:
-        raise GeometryError(f"detector_shape must be at least 1 x 1 pixel, got {(rows, cols)}")
-    return rows, cols
-
-
-def _angles(value: ArrayLike) -> FloatArray:
-    angles = np.array(value, dtype=np.float64)
-    if angles.ndim != 1 or angles.size == 0:
-        raise GeometryError(f"angles_rad must be a non-empty one-dimensional array, got shape {angles.shape}")
-    bad = np.flatnonzero(~np.isfinite(angles))
-    if bad.size:
-        raise GeometryError(f"angles_rad must be finite, but view {bad[0]} is {angles[bad[0]]} ({bad.size} such views)")
-    angles.setflags(write=False)
-    return angles
-
-
-def _vectors(name: str, value: ArrayLike, n_views: int) -> FloatArray:
-    vectors = np.array(value, dtype=np.float64)
-    if vectors.shape != (n_views, 3):
-        raise GeometryError(f"{name} must have shape ({n_views}, 3) (views, xyz), got {vectors.shape}")
-    bad = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
-    if bad.size:
-        raise GeometryError(f"{name} must be finite (mm), but view {bad[0]} is {vectors[bad[0]].tolist()}")
-    vectors.setflags(write=False)
-    return vectors
 
 
 class ScanGeometry:
@@ -158,16 +82,16 @@ class ScanGeometry:
         n = source.shape[0]
         if angles_rad is None:
             angles_rad = np.unwrap(np.arctan2(source[:, 0], -source[:, 1]))
-        angles = _angles(angles_rad)
+        angles = finite_angles(angles_rad)
         if angles.size != n:
             raise GeometryError(f"angles_rad must have one angle per view: expected {n}, got {angles.size}")
         self._fill(
-            _detector_shape(detector_shape),
+            detector_size(detector_shape),
             angles,
-            _vectors("source_mm", source, n),
-            _vectors("detector_center_mm", detector_center_mm, n),
-            _vectors("u_mm", u_mm, n),
-            _vectors("v_mm", v_mm, n),
+            view_vectors("source_mm", source, n),
+            view_vectors("detector_center_mm", detector_center_mm, n),
+            view_vectors("u_mm", u_mm, n),
+            view_vectors("v_mm", v_mm, n),
             None,
         )
         flat = np.abs(np.einsum("ij,ij->i", np.cross(self.u_mm, self.v_mm), self.source_mm - self.detector_center_mm))
@@ -176,7 +100,13 @@ class ScanGeometry:
             raise GeometryError(
                 f"the source of view {bad[0]} lies in its detector plane, or u_mm and v_mm are parallel"
             )
-        object.__setattr__(self, "orbit", _recognise_orbit(self))
+        object.__setattr__(
+            self,
+            "orbit",
+            recognise_orbit(
+                angles, (self.source_mm, self.detector_center_mm, self.u_mm, self.v_mm), self.detector_shape
+            ),
+        )
 
     def _fill(
         self,
@@ -239,27 +169,27 @@ class ScanGeometry:
         GeometryError
             If a number is wrong, or the angles span more than 4 pi (probably degrees).
         """
-        rows, cols = _detector_shape(detector_shape)
-        sod = _length("source_to_isocenter_mm", source_to_isocenter_mm)
-        sdd = _length("source_to_detector_mm", source_to_detector_mm)
+        rows, cols = detector_size(detector_shape)
+        sod = length_mm("source_to_isocenter_mm", source_to_isocenter_mm)
+        sdd = length_mm("source_to_detector_mm", source_to_detector_mm)
         if sdd < sod:
             raise GeometryError(
                 f"source_to_detector_mm must be at least source_to_isocenter_mm = {sod} mm, got {sdd} mm"
             )
-        pitch = _pair("pixel_pitch_mm", pixel_pitch_mm, "mm")
+        pitch = number_pair("pixel_pitch_mm", pixel_pitch_mm, "mm")
         for p in pitch:
-            _length("pixel_pitch_mm", p)
+            length_mm("pixel_pitch_mm", p)
         if principal_point_px is None:
             principal_point_px = ((rows - 1) / 2, (cols - 1) / 2)
-        point = _pair("principal_point_px", principal_point_px, "px")
-        angles = _angles(angles_rad)
+        point = number_pair("principal_point_px", principal_point_px, "px")
+        angles = finite_angles(angles_rad)
         if np.ptp(angles) > 4 * math.pi:
             raise GeometryError(
                 f"angles_rad span {np.ptp(angles):.6g}, more than two turns (4 pi): are they degrees? use np.deg2rad"
             )
         orbit = CircularOrbit(sod, sdd, pitch, point)
         geometry = cls.__new__(cls)
-        geometry._fill((rows, cols), angles, *_orbit_vectors(orbit, angles, (rows, cols)), orbit)
+        geometry._fill((rows, cols), angles, *orbit_vectors(orbit, angles, (rows, cols)), orbit)
         return geometry
 
     @classmethod
@@ -275,8 +205,8 @@ class ScanGeometry:
 
         Parameters are those of :meth:`circular`; ``principal_point_px[1]`` is the centre-of-rotation column.
         """
-        rows, cols = _detector_shape(detector_shape)
-        pitch = _pair("pixel_pitch_mm", pixel_pitch_mm, "mm")
+        rows, cols = detector_size(detector_shape)
+        pitch = number_pair("pixel_pitch_mm", pixel_pitch_mm, "mm")
         distance = PARALLEL_SOURCE_DISTANCE * math.hypot(rows * pitch[0], cols * pitch[1])
         return cls.circular(
             source_to_isocenter_mm=distance,
@@ -341,7 +271,7 @@ class ScanGeometry:
             point = (o.principal_point_px[0] - first, o.principal_point_px[1])
             orbit = CircularOrbit(o.source_to_isocenter_mm, o.source_to_detector_mm, o.pixel_pitch_mm, point)
             cut = ScanGeometry.__new__(ScanGeometry)
-            cut._fill(shape, angles.copy(), *_orbit_vectors(orbit, angles, shape), orbit)
+            cut._fill(shape, angles.copy(), *orbit_vectors(orbit, angles, shape), orbit)
             return cut
         shift = 0.5 * (first + stop - n_rows)
         return ScanGeometry(
@@ -504,48 +434,3 @@ class ScanGeometry:
         first = int(np.clip(math.floor(row.min()) - 1, 0, rows - 1))
         stop = int(np.clip(math.floor(row.max()) + 3, first + 1, rows))
         return first, stop
-
-
-def _orbit_vectors(
-    orbit: CircularOrbit, angles: FloatArray, shape: tuple[int, int]
-) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
-    sin, cos, zero = np.sin(angles), np.cos(angles), np.zeros_like(angles)
-    column_axis = np.stack([cos, sin, zero], axis=1)
-    row_axis = np.stack([zero, zero, np.ones_like(angles)], axis=1)
-    outward = np.stack([-sin, cos, zero], axis=1)
-    pitch_v, pitch_u = orbit.pixel_pitch_mm
-    off_v = ((shape[0] - 1) / 2 - orbit.principal_point_px[0]) * pitch_v
-    off_u = ((shape[1] - 1) / 2 - orbit.principal_point_px[1]) * pitch_u
-    source = -orbit.source_to_isocenter_mm * outward
-    center = (
-        (orbit.source_to_detector_mm - orbit.source_to_isocenter_mm) * outward + off_u * column_axis + off_v * row_axis
-    )
-    return source, center, pitch_u * column_axis, pitch_v * row_axis
-
-
-def _recognise_orbit(geometry: ScanGeometry) -> CircularOrbit | None:
-    """Return the circular orbit that reproduces the vectors to rounding, or None."""
-    source, angles = geometry.source_mm, geometry.angles_rad
-    sod = float(np.hypot(source[0, 0], source[0, 1]))
-    if sod <= 0:
-        return None
-    outward = np.stack([-np.sin(angles), np.cos(angles), np.zeros_like(angles)], axis=1)
-    column_axis = np.stack([np.cos(angles), np.sin(angles), np.zeros_like(angles)], axis=1)
-    pitch_v, pitch_u = (float(np.linalg.norm(a[0])) for a in (geometry.v_mm, geometry.u_mm))
-    center = geometry.detector_center_mm[0]
-    rows, cols = geometry.detector_shape
-    sdd = sod + float(center @ outward[0])
-    if sdd < sod * (1 - 1e-12):
-        return None
-    point = (
-        (rows - 1) / 2 - float(center[2]) / pitch_v,
-        (cols - 1) / 2 - float(center @ column_axis[0]) / pitch_u,
-    )
-    orbit = CircularOrbit(sod, max(sdd, sod), (pitch_v, pitch_u), point)
-    expected = _orbit_vectors(orbit, angles, geometry.detector_shape)
-    actual = (source, geometry.detector_center_mm, geometry.u_mm, geometry.v_mm)
-    # A source far away must not make the detector's place vague: it counts with its rounding alone.
-    near = float(np.abs(geometry.detector_center_mm).max()) + max(rows * pitch_v, cols * pitch_u)
-    tolerances = (1e-10 * sod, 1e-10 * near + 1e-15 * sod, 1e-10 * pitch_u, 1e-10 * pitch_v)
-    same = all(np.abs(e - a).max() <= t for e, a, t in zip(expected, actual, tolerances, strict=True))
-    return orbit if same else None

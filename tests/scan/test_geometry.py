@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from marspipe.errors import GeometryError
-from marspipe.scan.geometry import CircularOrbit, ScanGeometry
+from marspipe.scan.geometry import ScanGeometry
 from marspipe.scan.grid import VolumeGrid
+from marspipe.scan.orbit import CircularOrbit
 
 
 def circular(**changes: Any) -> ScanGeometry:
