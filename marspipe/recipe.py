@@ -23,7 +23,7 @@ class Bins(StrictModel):
     """How counters become energy bins."""
 
     kind: Literal["differential", "cumulative"] = Field(
-        "differential", description="Differences of neighbouring counters, or each counter by itself."
+        "differential", description="Differences of neighboring counters, or each counter by itself."
     )
 
 
@@ -31,7 +31,7 @@ class Geometry(StrictModel):
     """Corrections to the geometry of the scan's manifest."""
 
     principal_point_px: tuple[float, float] | None = Field(
-        None, description="Detector position (row, column) of the ray through the isocentre, px."
+        None, description="Detector position (row, column) of the ray through the isocenter, px."
     )
     center_of_rotation_px: float | None = Field(
         None, description="Detector column of the rotation axis, px; replaces the principal point's column."
@@ -74,7 +74,7 @@ class Preprocess(StrictModel):
     """Raw counts to line integrals."""
 
     bad_pixels: BadPixels = BadPixels()
-    inpaint_radius_px: int = Field(8, ge=1, le=64, description="Widest neighbourhood that fills a bad pixel, px.")
+    inpaint_radius_px: int = Field(8, ge=1, le=64, description="Widest neighborhood that fills a bad pixel, px.")
 
 
 class Filter(StrictModel):

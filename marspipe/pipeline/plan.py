@@ -209,7 +209,7 @@ def make_view_filter(geometry: ScanGeometry, recipe: Recipe) -> ViewFilter:
 
 
 def corrected_geometry(geometry: ScanGeometry, recipe: Recipe) -> ScanGeometry:
-    """Return the geometry with the recipe's principal point or centre of rotation."""
+    """Return the geometry with the recipe's principal point or center of rotation."""
     point, column = recipe.geometry.principal_point_px, recipe.geometry.center_of_rotation_px
     if point is None and column is None:
         return geometry
@@ -233,8 +233,8 @@ def corrected_geometry(geometry: ScanGeometry, recipe: Recipe) -> ScanGeometry:
 def chosen_grid(geometry: ScanGeometry, recipe: Recipe) -> VolumeGrid:
     """Return the recipe's grid, what it leaves out taken from the detector.
 
-    Voxels are as large as a pixel at the isocentre. The grid covers the field of view: across, the circle that every
-    view sees; along the axis, what the detector sees at the isocentre.
+    Voxels are as large as a pixel at the isocenter. The grid covers the field of view: across, the circle that every
+    view sees; along the axis, what the detector sees at the isocenter.
     """
     orbit = geometry.orbit
     spec = recipe.grid

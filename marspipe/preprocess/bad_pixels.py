@@ -49,7 +49,7 @@ def find_bad_pixels(
 
 
 class Inpainter:
-    """Fills masked pixels from their good neighbours; the neighbours are found once, for all frames of a mask.
+    """Fills masked pixels from their good neighbors; the neighbors are found once, for all frames of a mask.
 
     A bad pixel becomes the mean of the good pixels in the smallest square around it that has at least three,
     weighted by the inverse square of the distance; with fewer inside ``radius_px`` those, with none the nearest one.

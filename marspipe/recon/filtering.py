@@ -83,7 +83,7 @@ class ViewFilter:
     """Turns the line integrals of single views into filtered views.
 
     Per view: cosine of the ray's angle, redundancy and angular weight, then the ramp filter along the rows at the
-    pixel spacing of the virtual detector in the isocentre. What :func:`~marspipe.recon.backprojection.backproject`
+    pixel spacing of the virtual detector in the isocenter. What :func:`~marspipe.recon.backprojection.backproject`
     adds up from these views is 1/mm. A view's result depends on nothing but the view; rows do not depend on each
     other. One instance may be used from several threads.
 
@@ -289,7 +289,7 @@ def _widened(geometry: ScanGeometry, low: int, high: int) -> ScanGeometry:
 
 
 def _depths(geometry: ScanGeometry) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return the distances of isocentre and detector from the source along the detector's normal, mm, per view."""
+    """Return the distances of isocenter and detector from the source along the detector's normal, mm, per view."""
     normal = np.cross(geometry.u_mm, geometry.v_mm)
     normal /= np.linalg.norm(normal, axis=1)[:, None]
     isocenter = -np.einsum("ij,ij->i", normal, geometry.source_mm)
@@ -298,7 +298,7 @@ def _depths(geometry: ScanGeometry) -> tuple[NDArray[np.float64], NDArray[np.flo
 
 
 def _scales(geometry: ScanGeometry) -> NDArray[np.float64]:
-    """Return the constant factor of every view: 1 / pixel spacing at the isocentre, times the tilt's correction.
+    """Return the constant factor of every view: 1 / pixel spacing at the isocenter, times the tilt's correction.
 
     On a detector whose normal does not point to the axis the substitution in the fan integral leaves a factor
     (distance of the source from the axis) / (distance of the source from the virtual detector).

@@ -3,7 +3,7 @@
 The choice follows from three facts about a scan: which part of the circle its views cover, the angles (in the plane
 of the orbit) at which rays leave the source, and whether the rotation axis falls near the middle of the detector.
 Angles may be irregular, repeated, in any order and either direction; every view stands for half the gap to each
-neighbour.
+neighbor.
 """
 
 from __future__ import annotations
@@ -108,11 +108,11 @@ def angular_shares_rad(
     Returns
     -------
     shares_rad : ndarray, shape (views,)
-        Half the gaps to both neighbours on the circle; views at the same angle share.
+        Half the gaps to both neighbors on the circle; views at the same angle share.
     after_gap_rad : ndarray, shape (views,)
         Angle of each view counted from the end of the widest gap.
     widest_gap_rad : float
-        The widest gap between neighbours.
+        The widest gap between neighbors.
     """
     angles = np.mod(angles_rad, period_rad)
     order = np.argsort(angles, kind="stable")

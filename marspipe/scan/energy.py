@@ -1,7 +1,7 @@
 """Energy bins and how Medipix counters make them.
 
 A photon-counting counter counts every photon above its threshold. An energy bin ``[low, high)`` is therefore the
-difference of two neighbouring counters *of the same mode*: charge-summing (CSM) and single-pixel (SPM) counters
+difference of two neighboring counters *of the same mode*: charge-summing (CSM) and single-pixel (SPM) counters
 measure differently shaped pulses and are never subtracted from each other.
 """
 
@@ -65,7 +65,7 @@ def counter_bins(counters: Sequence[Counter], kind: BinKind = "differential") ->
     counters : sequence of Counter
         All counters of the scan. Inside a mode the thresholds must ascend with the counter index.
     kind : {"differential", "cumulative"}
-        Differences of neighbouring counters, or each counter by itself (open bins: less noise, less separation).
+        Differences of neighboring counters, or each counter by itself (open bins: less noise, less separation).
 
     Raises
     ------

@@ -1,9 +1,9 @@
 """The scan geometry as a value: where source and detector stood in every view.
 
 See :mod:`marspipe.scan` for the conventions. The general form is ASTRA's ``cone_vec``: per view a source position,
-a detector centre, and the steps from one detector column (``u``) or row (``v``) to the next. A circular orbit with
-detector columns parallel to the rotation axis is recognised and keeps its few parameters in :class:`~marspipe.scan.orbit.CircularOrbit`,
-which the fast kernels use.
+a detector center, and the steps from one detector column (``u``) or row (``v``) to the next. A circular orbit with
+detector columns parallel to the rotation axis is recognized and keeps its few parameters in
+:class:`~marspipe.scan.orbit.CircularOrbit`, which the fast kernels use.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 from marspipe.errors import GeometryError
 from marspipe.scan.checks import detector_size, finite_angles, length_mm, number_pair, view_vectors
 from marspipe.scan.grid import VolumeGrid
-from marspipe.scan.orbit import CircularOrbit, orbit_vectors, recognise_orbit
+from marspipe.scan.orbit import CircularOrbit, orbit_vectors, recognize_orbit
 
 FloatArray = NDArray[np.float64]
 
@@ -103,7 +103,7 @@ class ScanGeometry:
         object.__setattr__(
             self,
             "orbit",
-            recognise_orbit(
+            recognize_orbit(
                 angles, (self.source_mm, self.detector_center_mm, self.u_mm, self.v_mm), self.detector_shape
             ),
         )
@@ -161,8 +161,8 @@ class ScanGeometry:
         angles_rad : array_like, shape (n_views,), rad
             Rotation angle of every view, in the order of the frames.
         principal_point_px : (float, float), optional
-            Detector position (row, column) of the ray through the isocentre; by default the middle
-            ``((rows - 1) / 2, (cols - 1) / 2)``. A centre-of-rotation column goes here.
+            Detector position (row, column) of the ray through the isocenter; by default the middle
+            ``((rows - 1) / 2, (cols - 1) / 2)``. A center-of-rotation column goes here.
 
         Raises
         ------
@@ -201,9 +201,9 @@ class ScanGeometry:
         angles_rad: ArrayLike,
         principal_point_px: Sequence[float] | None = None,
     ) -> ScanGeometry:
-        """Return a parallel-beam scan, written as a cone from very far away with the detector at the isocentre.
+        """Return a parallel-beam scan, written as a cone from very far away with the detector at the isocenter.
 
-        Parameters are those of :meth:`circular`; ``principal_point_px[1]`` is the centre-of-rotation column.
+        Parameters are those of :meth:`circular`; ``principal_point_px[1]`` is the center-of-rotation column.
         """
         rows, cols = detector_size(detector_shape)
         pitch = number_pair("pixel_pitch_mm", pixel_pitch_mm, "mm")
@@ -371,7 +371,7 @@ class ScanGeometry:
         """Return the 3 x 4 matrix of every view, shape (n_views, 3, 4), float64.
 
         ``(column w, row w, w) = P (x, y, z, 1)`` with column and row in px and x, y, z in mm. ``w`` is the distance
-        of the point from the source along the detector's normal, relative to that of the isocentre: FDK's distance
+        of the point from the source along the detector's normal, relative to that of the isocenter: FDK's distance
         weight is ``1 / w**2``, and ``w <= 0`` is behind the source.
         """
         rows, cols = self.detector_shape
@@ -382,7 +382,7 @@ class ScanGeometry:
         isocenter = matrices[:, 2, 3]
         bad = np.flatnonzero(isocenter <= 0)
         if bad.size:
-            raise GeometryError(f"the isocentre lies behind the source of view {bad[0]}")
+            raise GeometryError(f"the isocenter lies behind the source of view {bad[0]}")
         return np.ascontiguousarray(matrices / isocenter[:, None, None])
 
     def project(self, points_mm: ArrayLike) -> tuple[FloatArray, FloatArray, FloatArray]:

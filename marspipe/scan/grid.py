@@ -31,7 +31,7 @@ def _triple(name: str, value: object, kind: type[int] | type[float]) -> tuple[An
 class VolumeGrid:
     """A regular grid of voxels, or a window of one.
 
-    A window (slab, region of interest) keeps the lattice it was cut from: its voxel centres come from the same
+    A window (slab, region of interest) keeps the lattice it was cut from: its voxel centers come from the same
     formula with the same numbers, so that reconstructing a window gives the very bits of the whole.
 
     Parameters
@@ -109,12 +109,12 @@ class VolumeGrid:
         return 4 * self.n_voxels
 
     def origin_mm(self) -> tuple[float, float, float]:
-        """Return the (z, y, x) centre of lattice voxel (0, 0, 0) in mm; it may lie outside this window."""
+        """Return the (z, y, x) center of lattice voxel (0, 0, 0) in mm; it may lie outside this window."""
         z, y, x = (c - 0.5 * (n - 1) * d for c, n, d in zip(self.center_mm, self._lattice, self.voxel_mm, strict=True))
         return z, y, x
 
     def axis_mm(self, axis: str) -> NDArray[np.float64]:
-        """Return the voxel centres along ``"z"``, ``"y"`` or ``"x"``, shape (n,), float64, mm."""
+        """Return the voxel centers along ``"z"``, ``"y"`` or ``"x"``, shape (n,), float64, mm."""
         a = AXES.index(axis)
         index = np.arange(self.start[a], self.start[a] + self.shape[a], dtype=np.float64)
         return self.origin_mm()[a] + index * self.voxel_mm[a]
@@ -137,12 +137,12 @@ class VolumeGrid:
         )
 
     def corners_mm(self) -> NDArray[np.float64]:
-        """Return the centres of the eight corner voxels as (x, y, z), shape (8, 3), mm."""
+        """Return the centers of the eight corner voxels as (x, y, z), shape (8, 3), mm."""
         z, y, x = (self.axis_mm(a)[[0, -1]] for a in AXES)
         return np.array([(i, j, k) for k in z for j in y for i in x])
 
     def radius_mm(self) -> float:
-        """Return the largest distance of a voxel centre from the rotation axis, in mm."""
+        """Return the largest distance of a voxel center from the rotation axis, in mm."""
         corners = self.corners_mm()
         return float(np.hypot(corners[:, 0], corners[:, 1]).max())
 

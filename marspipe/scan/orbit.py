@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 FloatArray = NDArray[np.float64]
-# Source, detector centre, u step, v step of every view.
+# Source, detector center, u step, v step of every view.
 ViewVectors = tuple[FloatArray, FloatArray, FloatArray, FloatArray]
 
 
@@ -23,7 +23,7 @@ class CircularOrbit:
     pixel_pitch_mm : (float, float)
         Detector pixel pitch (v, u), mm.
     principal_point_px : (float, float)
-        Detector position (row, column) of the ray through the isocentre, px.
+        Detector position (row, column) of the ray through the isocenter, px.
     """
 
     source_to_isocenter_mm: float
@@ -38,7 +38,7 @@ class CircularOrbit:
 
 
 def orbit_vectors(orbit: CircularOrbit, angles: FloatArray, shape: tuple[int, int]) -> ViewVectors:
-    """Return source, detector centre, u step and v step of every view of an orbit, each of shape (n_views, 3), mm."""
+    """Return source, detector center, u step and v step of every view of an orbit, each of shape (n_views, 3), mm."""
     sin, cos, zero = np.sin(angles), np.cos(angles), np.zeros_like(angles)
     column_axis = np.stack([cos, sin, zero], axis=1)
     row_axis = np.stack([zero, zero, np.ones_like(angles)], axis=1)
@@ -53,7 +53,7 @@ def orbit_vectors(orbit: CircularOrbit, angles: FloatArray, shape: tuple[int, in
     return source, center, pitch_u * column_axis, pitch_v * row_axis
 
 
-def recognise_orbit(angles: FloatArray, vectors: ViewVectors, shape: tuple[int, int]) -> CircularOrbit | None:
+def recognize_orbit(angles: FloatArray, vectors: ViewVectors, shape: tuple[int, int]) -> CircularOrbit | None:
     """Return the circular orbit that reproduces the vectors to rounding, or None."""
     source, centers, u, v = vectors
     sod = float(np.hypot(source[0, 0], source[0, 1]))

@@ -43,7 +43,7 @@ class InsertMean:
         Reconstructed and true attenuation, 1/mm.
     standard_error_per_mm : float
         Expected error of the mean from the noise in the volume, 1/mm: scatter of the slice means, with the
-        correlation of neighbouring slices.
+        correlation of neighboring slices.
     """
 
     insert: str
@@ -109,7 +109,7 @@ def insert_means(volume: ReconstructedVolume, truth: Mapping[str, Any]) -> list[
 
 
 def _standard_error(means: NDArray[np.float64]) -> float:
-    """Return the standard error of the mean of a series whose neighbours are correlated."""
+    """Return the standard error of the mean of a series whose neighbors are correlated."""
     if means.size < 3:
         return math.nan
     deviation = means - means.mean()

@@ -162,7 +162,7 @@ def test_weights_and_positions_by_hand() -> None:
     out = np.zeros((1, 1, 1), np.float32)
     backproject(filtered, geometry, VolumeGrid((1, 1, 1), (0.1,) * 3, (z, y, x)), out)
     assert out.item() == pytest.approx((4 / 3) ** 2, rel=1e-5)
-    # Half a column further the neighbour, which is zero, has half the weight.
+    # Half a column further the neighbor, which is zero, has half the weight.
     out[:] = 0
     backproject(filtered, geometry, VolumeGrid((1, 1, 1), (0.1,) * 3, (z, y + 0.15, x)), out)
     assert out.item() == pytest.approx((4 / 3) ** 2 / 2, rel=1e-5)

@@ -167,7 +167,7 @@ def test_bits_of_a_row_depend_on_nothing_but_the_row() -> None:
     geometry = cone(detector_shape=(150, 301), pixel_pitch_mm=(0.1, 0.1), angles_rad=circle(6))
     stack = random_stack(geometry)
     stack[:, :, :] = stack[:, 70:71, :]  # one row, at every place
-    stack[3, 40] += 1.0  # a neighbour that differs
+    stack[3, 40] += 1.0  # a neighbor that differs
     ramp = ViewFilter(parallel_like(geometry))
     for view in (2, 3):
         filtered = ramp.filter(stack[view], view)

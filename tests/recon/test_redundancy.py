@@ -167,7 +167,7 @@ def test_a_repeated_end_of_an_arc_shares_too() -> None:
     assert shares == pytest.approx([0.1, 0.1, 0.05, 0.0])
 
 
-def test_irregular_angles_have_the_gaps_to_both_neighbours() -> None:
+def test_irregular_angles_have_the_gaps_to_both_neighbors() -> None:
     angles = np.array([0.0, 1.0, 1.5, 3.0, 4.5, 5.2])
     weights = choose_redundancy(cone(angles_rad=angles)).view_weights_rad
     wrap = 2 * np.pi - 5.2

@@ -8,7 +8,7 @@ from marspipe.scan.energy import Counter, EnergyBin, counter_bins
 LADDER = [Counter(0, "CSM", 20.0), Counter(1, "CSM", 33.0), Counter(2, "CSM", 50.0)]
 
 
-def test_differences_of_neighbours() -> None:
+def test_differences_of_neighbors() -> None:
     bins = counter_bins(LADDER)
     assert [(b.energy.low_kev, b.energy.high_kev, b.plus, b.minus) for b in bins] == [
         (20.0, 33.0, 0, 1),

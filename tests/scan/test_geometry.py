@@ -221,7 +221,7 @@ def test_vectors_go_to_astra_and_back(name: str) -> None:
 
 @settings(max_examples=50)
 @given(scans)
-def test_the_orbit_is_recognised_in_vectors(geometry: ScanGeometry) -> None:
+def test_the_orbit_is_recognized_in_vectors(geometry: ScanGeometry) -> None:
     back = ScanGeometry.from_astra(geometry.to_astra())
     assert back.orbit is not None
     assert back.orbit.principal_point_px == pytest.approx(geometry.orbit.principal_point_px, abs=1e-6)

@@ -19,7 +19,7 @@ SIMD = ("auto", "avx512", "portable")
 
 # Voxels of a column that are worked on at once: columns of this many voxels and their rows stay in the caches.
 _Z_BLOCK = 512
-# The permute reaches 32 neighbouring rows: 15 steps of just under 2 rows, and the row above.
+# The permute reaches 32 neighboring rows: 15 steps of just under 2 rows, and the row above.
 _PERMUTE_STEP = 1.999
 
 

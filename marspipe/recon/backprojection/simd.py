@@ -1,10 +1,10 @@
 """The vector part of the fast kernel: small numba intrinsics, and the tile loop that they carry.
 
 For a circular orbit and one (x, y, view) the detector column, the distance weight and the step in detector rows from
-one z slice to the next are constants. The tile loop interpolates that one column between its two neighbours, weight
+one z slice to the next are constants. The tile loop interpolates that one column between its two neighbors, weight
 folded in, and then every voxel of the column takes one linear interpolation along it, 16 voxels at a time.
 
-Sixteen neighbouring voxels read at most 31 neighbouring rows when the step is below two rows, so two contiguous loads
+Sixteen neighboring voxels read at most 31 neighboring rows when the step is below two rows, so two contiguous loads
 and a two-register permute (AVX-512) stand for 16 gathered loads. Elsewhere the same instructions run on 16 lanes of
 whatever vectors the processor has, with one load of two floats per lane. Both paths are one text that differs in that
 fetch alone, so they give the same bits. Fused multiply-adds are asked for by name and nothing may be reassociated.
@@ -246,15 +246,15 @@ def add_tiles(  # type: ignore[no-untyped-def]
     z_block : int
         Voxels of a column taken at once, a multiple of 16.
     y_mm, x_mm : float64 arrays
-        Voxel centres.
+        Voxel centers.
     filtered : float32 [view, u, v], C-contiguous
     row_first : int
         Detector row of ``filtered[:, :, 0]``.
     sin, cos : float64 [view]
         Of the view angles.
     constants : float64 tuple
-        source_to_isocenter_mm, columns at the isocentre per mm times source_to_isocenter_mm, principal column,
-        rows at the isocentre per slice and at lattice slice 0 (from the principal row) times source_to_isocenter_mm,
+        source_to_isocenter_mm, columns at the isocenter per mm times source_to_isocenter_mm, principal column,
+        rows at the isocenter per slice and at lattice slice 0 (from the principal row) times source_to_isocenter_mm,
         principal row, largest number of rows a block of a column can reach over.
     permute : None or True
         See :func:`add_columns`.
@@ -266,7 +266,7 @@ def add_tiles(  # type: ignore[no-untyped-def]
     slice_stride = ny * nx
     tiles_x = (nx + TILE - 1) // TILE
 
-    # 16 floats more than a power of two between neighbouring columns keep them out of each other's cache sets.
+    # 16 floats more than a power of two between neighboring columns keep them out of each other's cache sets.
     z_stride = z_block + LANES
     tile = _aligned(TILE * TILE * z_stride)
     stride = (np.int64(reach) + 4 * LANES) // LANES * LANES
@@ -325,7 +325,7 @@ def add_tiles(  # type: ignore[no-untyped-def]
                             low, high = max(row, row_first), min(stop, row_first + n_rows)
                             if high <= low:
                                 continue
-                            # Beside the detector everything is zero: half-covered cells lose one neighbour.
+                            # Beside the detector everything is zero: half-covered cells lose one neighbor.
                             a, b = w_left[j, x], w_right[j, x]
                             right = left + 1
                             if left < 0:
