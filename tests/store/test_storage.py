@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
@@ -110,14 +112,36 @@ def test_files_where_folders_belong_and_back(folder: str) -> None:
         storage.open_input(folder)
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_folder_without_permission(folder: str) -> None:
-    locked = storage.join(folder, "locked")
-    storage.make_dirs(locked)
-    os.chmod(storage.split(locked)[1], 0o500)
+NOBODY = 65534
+
+
+@pytest.fixture
+def ordinary_user() -> Iterator[None]:
+    """Drop root's rights, to whom every folder is open."""
+    root = os.geteuid() == 0
+    if root:
+        os.seteuid(NOBODY)
+    yield
+    if root:
+        os.seteuid(0)
+
+
+def test_folder_without_permission(open_folder: Path, ordinary_user: None) -> None:
+    locked = str(open_folder / "locked")
     with pytest.raises(PermissionError) as caught:
         storage.write_bytes(storage.join(locked, "x"), b"")
     assert caught.value.filename == storage.join(locked, "x")
+
+
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """A folder that everybody may enter, with a ``locked`` one in it that nobody may write."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        (folder / "locked").mkdir()
+        (folder / "locked").chmod(0o555)
+        yield folder
 
 
 def test_make_rename_remove(folder: str) -> None:
