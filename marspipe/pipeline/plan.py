@@ -14,7 +14,7 @@ from marspipe.errors import GeometryError, RecipeError
 from marspipe.pipeline.session import ARROW_BATCH_BYTES
 from marspipe.recipe import Recipe
 from marspipe.recon.backprojection import whole_row_groups
-from marspipe.recon.fdk import warn_outside_field_of_view
+from marspipe.recon.fdk import check_field_of_view
 from marspipe.recon.filtering import ViewFilter
 from marspipe.recon.redundancy import Redundancy
 from marspipe.scan.energy import CounterBin
@@ -149,7 +149,7 @@ def plan_reconstruction(
     geometry.rows_for(grid)
     view_filter = make_view_filter(geometry, recipe)
     filtered = view_filter.filtered_geometry
-    warn_outside_field_of_view(geometry, grid, view_filter.redundancy)
+    check_field_of_view(geometry, grid, view_filter.redundancy)
     budget = recipe.run.memory_per_task_mib * MIB
     slabs = _choose_slabs(filtered, grid, len(bins), recipe, slots, budget)
     cols = filtered.detector_shape[1]

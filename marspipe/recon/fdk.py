@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -10,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from numpy.typing import NDArray
 
-from marspipe.errors import InputError
+from marspipe.errors import GeometryError, InputError
 from marspipe.recon.backprojection import backproject, check_backend, empty_batch, whole_row_groups
 from marspipe.recon.backprojection.threads import thread_count
 from marspipe.recon.filtering import ViewFilter
@@ -96,7 +97,7 @@ def fdk(
     filtered_geometry = view_filter.filtered_geometry
     rows, columns = filtered_geometry.detector_shape
     first, stop = whole_row_groups(*filtered_geometry.rows_for(grid), rows)
-    warn_outside_field_of_view(geometry, grid, view_filter.redundancy)
+    check_field_of_view(geometry, grid, view_filter.redundancy)
 
     n_views = len(geometry)
     n_batch = min(n_views, max(4, min(_BATCH_VIEWS, _BATCH_BYTES // (4 * columns * (stop - first)))))
@@ -124,10 +125,15 @@ def fdk(
     return volume
 
 
-def warn_outside_field_of_view(geometry: ScanGeometry, grid: VolumeGrid, redundancy: Redundancy) -> None:
-    """Warn once, with numbers, if a grid reaches beyond what the detector saw.
+def check_field_of_view(geometry: ScanGeometry, grid: VolumeGrid, redundancy: Redundancy) -> None:
+    """Refuse a grid that lies wholly beside what the detector saw; warn once, with numbers, if it reaches beyond.
 
     Across the axis the grid counts as its inscribed cylinder: the corners of a square slice usually lie outside.
+
+    Raises
+    ------
+    GeometryError
+        If every voxel is farther from the axis than the field of view: some views may see it, but not enough.
 
     Warns
     -----
@@ -136,6 +142,12 @@ def warn_outside_field_of_view(geometry: ScanGeometry, grid: VolumeGrid, redunda
     """
     problems = []
     y, x = (np.abs(grid.axis_mm(axis)) for axis in ("y", "x"))
+    nearest = math.hypot(_distance_to_axis(grid.axis_mm("y")), _distance_to_axis(grid.axis_mm("x")))
+    if nearest > redundancy.field_of_view_mm + max(grid.voxel_mm[1:]):
+        raise GeometryError(
+            f"the cone misses the grid: its nearest voxel is {nearest:.4g} mm from the axis, but the field of view has "
+            f"a radius of {redundancy.field_of_view_mm:.4g} mm"
+        )
     reach = max(np.hypot(x.max(), y.min()), np.hypot(x.min(), y.max()))
     if reach > redundancy.field_of_view_mm + max(grid.voxel_mm[1:]):
         problems.append(
@@ -155,6 +167,12 @@ def warn_outside_field_of_view(geometry: ScanGeometry, grid: VolumeGrid, redunda
             FieldOfViewWarning,
             stacklevel=3,
         )
+
+
+def _distance_to_axis(positions_mm: NDArray[np.float64]) -> float:
+    """Return how far a run of voxel centers stays from zero; 0 if it lies on both sides."""
+    low, high = float(positions_mm[0]), float(positions_mm[-1])
+    return max(low, -high, 0.0)
 
 
 def _check_stack(line_integrals: object, geometry: ScanGeometry) -> None:

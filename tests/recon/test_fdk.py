@@ -298,3 +298,17 @@ def test_odd_sizes_work(detector: tuple[int, int], grid: tuple[int, int, int]) -
     found = fdk(stack, geometry, voxels)
     assert found.shape == grid and found.any()
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("center_mm", [(0.0, 40.0, 0.0), (0.0, 0.0, -40.0), (0.0, 30.0, 30.0)])
+def test_a_grid_wholly_beside_the_field_of_view_is_refused(center_mm: tuple[float, float, float]) -> None:
+    geometry = ScanGeometry.circular(
+        source_to_isocenter_mm=200.0,
+        source_to_detector_mm=250.0,
+        detector_shape=(16, 32),
+        pixel_pitch_mm=(0.2, 0.2),
+        angles_rad=np.linspace(0, 2 * np.pi, 40, endpoint=False),
+    )
+    grid = VolumeGrid((4, 8, 8), (0.2, 0.2, 0.2), center_mm)
+    with pytest.raises(GeometryError, match=r"the cone misses the grid"):
+        fdk(np.zeros((40, 16, 32), np.float32), geometry, grid)
