@@ -36,6 +36,18 @@ class Geometry(StrictModel):
     center_of_rotation_px: float | None = Field(
         None, description="Detector column of the rotation axis, px; replaces the principal point's column."
     )
+    detector_in_plane_rad: float = Field(
+        0.0,
+        gt=-1.5,
+        lt=1.5,
+        description="Turn of the detector in its plane, from the column axis to the row axis, rad.",
+    )
+    detector_about_u_rad: float = Field(
+        0.0, gt=-1.5, lt=1.5, description="Tilt about the column axis: the last row moves towards the source, rad."
+    )
+    detector_about_v_rad: float = Field(
+        0.0, gt=-1.5, lt=1.5, description="Tilt about the row axis: the last column moves away from the source, rad."
+    )
 
 
 class Grid(StrictModel):
@@ -43,7 +55,7 @@ class Grid(StrictModel):
 
     shape: tuple[int, int, int] | None = Field(None, description="Voxels (z, y, x).")
     voxel_mm: tuple[float, float, float] | None = Field(None, description="Voxel size (z, y, x), mm.")
-    center_mm: tuple[float, float, float] = Field((0.0, 0.0, 0.0), description="Middle of the volume (z, y, x), mm.")
+    center_mm: tuple[float, float, float] | None = Field(None, description="Middle of the volume (z, y, x), mm.")
 
     @field_validator("shape")
     @classmethod
@@ -85,12 +97,18 @@ class Filter(StrictModel):
     redundancy: Literal["auto", "full", "parallel-180", "parker", "wang"] = Field(
         "auto", description="Redundancy weights; auto chooses from the angles and the detector offset."
     )
+    truncation: Literal["none", "extrapolate"] = Field(
+        "none",
+        description="extrapolate continues rows that the detector's edge cuts off: objects larger than the view.",
+    )
 
 
 class Run(StrictModel):
     """How the work is cut; the volume does not depend on it."""
 
-    backend: Literal["auto", "cpu", "reference"] = Field("auto", description="Backprojection kernel.")
+    backend: Literal["auto", "cpu", "cuda", "reference"] = Field(
+        "auto", description="Backprojection kernel; auto is cuda where Spark gives the task a GPU, else cpu."
+    )
     slab_slices: int | None = Field(None, ge=1, description="Slices of a backprojection task.")
     views_per_batch: int | None = Field(None, ge=1, description="Views of one kernel call.")
     memory_per_task_mib: int = Field(1024, ge=64, description="Python memory of one task, MiB.")

@@ -22,6 +22,7 @@ EXIT_FAILED = 3
 
 # Commands load when they are called, so that help and errors come at once.
 COMMANDS = {
+    "align": "marspipe.cli.align:align",
     "bench": "marspipe.cli.bench:bench",
     "demo": "marspipe.cli.demo:demo",
     "ingest": "marspipe.cli.scan:ingest",

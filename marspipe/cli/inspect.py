@@ -11,14 +11,16 @@ if TYPE_CHECKING:
     from marspipe.pipeline.ingest import RawScan
     from marspipe.scan.energy import Counter
     from marspipe.scan.geometry import ScanGeometry
+    from marspipe.scan.grid import VolumeGrid
 
 
 @click.command()
 @click.argument("uri")
 @click.option("--picture", metavar="PNG", help="Draw one raw frame (of a scan), or the preview (of a volume).")
+@click.option("--geometry", "drawing", metavar="PNG", help="Draw the scan: source, detector, field of view, grid.")
 @click.option("--view", default=0, help="View of the frame.")
 @click.option("--counter", default=0, help="Counter of the frame.")
-def inspect(uri: str, picture: str | None, view: int, counter: int) -> None:
+def inspect(uri: str, picture: str | None, drawing: str | None, view: int, counter: int) -> None:
     """Say what lies at URI: a raw scan, a frames table or a volume. Needs neither Spark nor Java."""
     from marspipe.errors import InputError
     from marspipe.pipeline.ingest import open_scan
@@ -26,27 +28,25 @@ def inspect(uri: str, picture: str | None, view: int, counter: int) -> None:
 
     kind = (committed(uri) or {}).get("kind")
     if kind == "volume":
-        _volume(uri, picture)
+        _volume(uri, picture, drawing)
     elif kind == "frames":
         if picture:
             raise InputError(
                 f"{uri}: --picture draws frames of a raw scan and slices of a volume, not of a frames table"
             )
-        _frames(uri)
+        _frames(uri, drawing)
     else:
         scan = open_scan(uri)
-        _scan(scan)
+        _scan(scan, drawing)
         if picture:
             _draw_frame(scan, view, counter, picture)
 
 
-def _scan(scan: RawScan) -> None:
-    from marspipe.readers.manifest import scan_geometry
-
+def _scan(scan: RawScan, drawing: str | None) -> None:
     click.echo(f"raw scan   {scan.manifest.scan_id}    {scan.manifest_uri}")
     if scan.manifest.description:
         click.echo(f"           {scan.manifest.description}")
-    _geometry(scan_geometry(scan.manifest, scan.angles_rad))
+    _geometry(scan.geometry)
     _counters(scan.manifest.camera_counters())
     for file in scan.files:
         size = file.n_exposures * file.exposure_bytes / 2**20
@@ -54,9 +54,11 @@ def _scan(scan: RawScan) -> None:
             f"{file.entry.frame_type:<10} {file.n_exposures} exposures, {size:.1f} MiB of pixels, "
             f"{file.entry.reader}    {file.uri}"
         )
+    if drawing:
+        _draw_geometry(scan.geometry, None, scan.manifest.scan_id, drawing)
 
 
-def _frames(uri: str) -> None:
+def _frames(uri: str, drawing: str | None) -> None:
     from marspipe.pipeline.scan_frames import FramesTable
 
     table = FramesTable.open(uri)
@@ -70,9 +72,11 @@ def _frames(uri: str) -> None:
             f"{group['frame_type']:<10} counter {group['counter']}: {group['frames']} frames, {group['views']} views"
         )
     click.echo(f"pixels     {table.pixel_bytes / 2**20:.1f} MiB, from {table.metadata['source']}")
+    if drawing:
+        _draw_geometry(table.geometry, None, table.scan_id, drawing)
 
 
-def _volume(uri: str, picture: str | None) -> None:
+def _volume(uri: str, picture: str | None, drawing: str | None) -> None:
     from marspipe.cli.reconstruct import draw_preview
     from marspipe.store.volume import open_volume
 
@@ -93,6 +97,8 @@ def _volume(uri: str, picture: str | None) -> None:
     click.echo(f"weights    {meta['redundancy']['description']}")
     if picture:
         draw_preview(uri, picture)
+    if drawing:
+        _draw_geometry(volume.geometry, volume.grid, meta["scan_id"], drawing)
 
 
 def _geometry(geometry: ScanGeometry) -> None:
@@ -112,6 +118,27 @@ def _geometry(geometry: ScanGeometry) -> None:
     if steps.size:
         text += f", steps {steps.min():.6g} to {steps.max():.6g} deg"
     click.echo(text)
+
+
+def _draw_geometry(geometry: ScanGeometry, grid: VolumeGrid | None, scan_id: str, drawing: str) -> None:
+    """Draw a scan with a volume's grid, or with the one that a recipe without a grid would choose."""
+    import io
+
+    from marspipe.errors import RecipeError
+    from marspipe.pipeline.plan import chosen_grid
+    from marspipe.recipe import Recipe
+    from marspipe.show.scan_drawing import write_scan_drawing
+    from marspipe.store import storage
+
+    if grid is None:
+        try:
+            grid = chosen_grid(geometry, Recipe())
+        except RecipeError as error:
+            click.echo(f"grid       none drawn: {error}")
+    page = io.BytesIO()
+    write_scan_drawing(geometry, page, title=f"Geometry of {scan_id}", grid=grid)
+    storage.write_bytes(drawing, page.getvalue(), overwrite=True)
+    click.echo(f"geometry   {drawing}")
 
 
 def _counters(counters: list[Counter] | tuple[Counter, ...]) -> None:

@@ -15,9 +15,20 @@ from pyspark import TaskContext
 
 from marspipe.errors import ScanError
 from marspipe.pipeline.plan import OUTPUT_BATCH_BYTES, ReconstructionPlan, SlabTask
-from marspipe.recon.backprojection import backproject, empty_batch
+from marspipe.recon.backprojection import Backprojection, empty_batch, start_backprojection
 from marspipe.store.blobs import binary_column, checksum, pixels_of
 from marspipe.store.schema import table_schema
+
+
+def _kernel_of_task(backend: str, context: TaskContext) -> tuple[str, int]:
+    """Return the kernel and the device of a task: auto is the GPU that Spark gave to the task, else the CPU.
+
+    Not whatever the machine has: all slabs of a volume come from the same kind of kernel.
+    """
+    gpu = context.resources().get("gpu")
+    if backend == "auto":
+        backend = "cpu" if gpu is None else "cuda"
+    return backend, int(gpu.addresses[0]) if gpu is not None else 0
 
 
 @dataclass(frozen=True)
@@ -35,29 +46,24 @@ class BackprojectionStage:
         number = context.partitionId()
         bin_, index = divmod(number, len(self.plan.slabs))
         task = self.plan.slabs[index]
-        volume = np.zeros(task.slab.grid.shape, dtype=np.float32)
-        self._accumulate(batches, number, task, volume)
-        yield from self._slices(bin_, task, volume)
+        backend, device = _kernel_of_task(self.backend, context)
+        slab = start_backprojection(task.slab.grid, backend=backend, threads=1, device=device)
+        self._accumulate(batches, number, task, slab)
+        yield from self._slices(bin_, task, slab.volume())
 
-    def _accumulate(
-        self, batches: Iterator[pa.RecordBatch], number: int, task: SlabTask, volume: NDArray[np.float32]
-    ) -> None:
-        """Add all views to the slab, as many per kernel call as the plan says, and count them."""
+    def _accumulate(self, batches: Iterator[pa.RecordBatch], number: int, task: SlabTask, slab: Backprojection) -> None:
+        """Add the slab's views, as many per kernel call as the plan says, and count them."""
         geometry, cols = self.plan.filtered_geometry, self.plan.filtered_geometry.detector_shape[1]
-        n_views = len(geometry)
-        filtered = empty_batch(min(self.plan.views_per_batch, n_views), cols, task.n_rows)
-        next_view = first = 0
+        blend, z_mm = self.plan.redundancy.blend, task.slab.grid.axis_mm("z")
+        filtered = empty_batch(min(self.plan.views_per_batch, task.n_views), cols, task.n_rows)
+        next_view = first = task.view_first
 
         def flush() -> None:
-            views = slice(first, next_view)
-            backproject(
+            slab.add(
                 filtered[: next_view - first],
-                geometry[views],
-                task.slab.grid,
-                volume,
+                geometry[first:next_view],
                 row_first=task.row_first,
-                backend=self.backend,
-                threads=1,
+                slice_weights=None if blend is None else blend.weights(z_mm, range(first, next_view)),
             )
 
         for batch in batches:
@@ -73,8 +79,11 @@ class BackprojectionStage:
                 if next_view - first == len(filtered):
                     flush()
                     first = next_view
-        if next_view != n_views:
-            raise ScanError(f"view {next_view} is missing: only {next_view} of {n_views} views reached the slab")
+        if next_view != task.view_stop:
+            raise ScanError(
+                f"view {next_view} is missing: only {next_view - task.view_first} of {task.n_views} views reached "
+                "the slab"
+            )
         if next_view > first:
             flush()
 

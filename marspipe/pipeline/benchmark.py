@@ -12,7 +12,7 @@ import numpy as np
 from pyspark.sql import SparkSession
 from rich.console import Console
 
-from marspipe.bench import Result, best_of
+from marspipe.bench.measure import Result, best_of
 from marspipe.pipeline.filter_views import make_preprocessor
 from marspipe.pipeline.ingest import ingest, open_scan
 from marspipe.pipeline.reconstruct import prepare, reconstruct

@@ -27,7 +27,7 @@ from marspipe.store.tables import read_table, spark_schema, write_table
 
 CALIBRATION_FOLDER = "_calibration"
 
-_SUMS = T.StructType(
+SUMS = T.StructType(
     [
         T.StructField("counter", T.IntegerType(), False),
         T.StructField("frame_type", T.StringType(), False),
@@ -37,7 +37,7 @@ _SUMS = T.StructType(
         T.StructField("total", T.BinaryType(), False),
     ]
 )
-_SUMS_ARROW = pa.schema(
+SUMS_ARROW = pa.schema(
     [
         pa.field("counter", pa.int32(), False),
         pa.field("frame_type", pa.string(), False),
@@ -70,12 +70,13 @@ def write_calibration(spark: SparkSession, frames_uri: str, n_counters: int) -> 
     frames = read_table(spark, frames_uri, "frames", "frame_type", "counter", "rows", "cols", "dtype", "pixels").where(
         F.col("frame_type") != "projection"
     )
-    sums = frames.mapInArrow(_partial_sums, _SUMS).repartitionById(n_counters, "counter")
+    sums = frames.mapInArrow(partial_sums, SUMS).repartitionById(n_counters, "counter")
     uri = storage.join(frames_uri, CALIBRATION_FOLDER)
-    write_table(sums.mapInArrow(_averages, spark_schema("calibration")), uri, row_group_bytes=2**24)
+    write_table(sums.mapInArrow(averages, spark_schema("calibration")), uri, row_group_bytes=2**24)
 
 
-def _partial_sums(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+def partial_sums(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """Turn open beams and dark frames into their sums, one per counter and kind of a partition."""
     sums: dict[tuple[int, str], _Sum] = {}
     for batch in batches:
         rows = batch.drop_columns(["pixels"]).to_pylist()
@@ -98,11 +99,12 @@ def _partial_sums(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]
 def _sum_batch(counter: int, frame_type: str, value: _Sum) -> pa.RecordBatch:
     rows, cols = value.total.shape
     columns: list[Any] = [[counter], [frame_type], [value.n], [rows], [cols]]
-    arrays = [pa.array(c, f.type) for c, f in zip(columns, _SUMS_ARROW, strict=False)]
-    return pa.RecordBatch.from_arrays([*arrays, binary_column(value.total, [value.total.nbytes])], schema=_SUMS_ARROW)
+    arrays = [pa.array(c, f.type) for c, f in zip(columns, SUMS_ARROW, strict=False)]
+    return pa.RecordBatch.from_arrays([*arrays, binary_column(value.total, [value.total.nbytes])], schema=SUMS_ARROW)
 
 
-def _averages(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+def averages(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """Turn all partial sums of a counter into its row of the calibration table."""
     parts: dict[int, dict[str, _Sum]] = {}
     for batch in batches:
         rows = batch.drop_columns(["total"]).to_pylist()

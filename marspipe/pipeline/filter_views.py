@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from marspipe.errors import ScanError
 from marspipe.pipeline.calibrate import read_calibration
 from marspipe.pipeline.plan import ReconstructionPlan, make_view_filter
-from marspipe.preprocess.chain import Preprocessor
+from marspipe.preprocess.chain import Calibration, Preprocessor
 from marspipe.recipe import Recipe
 from marspipe.recon.filtering import ViewFilter
 from marspipe.scan.energy import CounterBin
@@ -54,10 +54,10 @@ class FilterStage:
         """Turn frames (whole views in a row) into rows of the bands table."""
         preprocess = _preprocessor(self.frames_uri, self.run_id, self.n_counters, self.plan.bins, self.recipe)
         ramp = _view_filter(self.plan.geometry, self.recipe)
-        for view, counters in self._views(batches):
+        for view, counters in self.views(batches):
             yield self._bands(view, preprocess(counters), ramp)
 
-    def _views(self, batches: Iterator[pa.RecordBatch]) -> Iterator[tuple[int, NDArray[Any]]]:
+    def views(self, batches: Iterator[pa.RecordBatch]) -> Iterator[tuple[int, NDArray[Any]]]:
         """Collect the counter images of one view after the other."""
         view, seen, done = -1, set[int](), set[int]()
         counters = np.empty((self.n_counters, *self.plan.geometry.detector_shape), dtype=np.float32)
@@ -88,7 +88,9 @@ class FilterStage:
         """Filter the line integrals of a view, one frame per bin, and cut them into one band per slab."""
         if not 0 <= view < len(self.plan.geometry):
             raise ScanError(f"view {view} is not one of the {len(self.plan.geometry)} views of the scan")
-        slabs, cols = self.plan.slabs, self.plan.filtered_geometry.detector_shape[1]
+        cols = self.plan.filtered_geometry.detector_shape[1]
+        wanted = [n for n, task in enumerate(self.plan.slabs) if task.view_first <= view < task.view_stop]
+        slabs = [self.plan.slabs[n] for n in wanted]
         lengths = [slab.n_rows * cols for slab in slabs] * len(integrals)
         bands = np.empty(sum(lengths), dtype=np.float32)
         position = 0
@@ -99,7 +101,8 @@ class FilterStage:
                 band = bands[position : position + size].reshape(cols, slab.n_rows)
                 np.copyto(band, filtered[:, slab.row_first : slab.row_stop])
                 position += size
-        tasks = np.arange(len(lengths), dtype=np.int32)
+        first = len(self.plan.slabs) * np.arange(len(integrals), dtype=np.int32)
+        tasks = (first[:, None] + np.array(wanted, dtype=np.int32)).reshape(-1)
         arrays = [
             pa.array(tasks),
             pa.array(np.full(len(tasks), view, dtype=np.int32)),
@@ -157,10 +160,15 @@ def _preprocessor(
 
 
 def make_preprocessor(frames_uri: str, n_counters: int, bins: tuple[CounterBin, ...], recipe: Recipe) -> Preprocessor:
-    """Return the preprocessing that a recipe asks for, with the calibration of a scan."""
+    """Return the preprocessing that a recipe asks for, with the calibration of a frames table."""
+    return preprocessor_of(read_calibration(frames_uri, n_counters), bins, recipe)
+
+
+def preprocessor_of(calibration: Calibration, bins: tuple[CounterBin, ...], recipe: Recipe) -> Preprocessor:
+    """Return the preprocessing that a recipe asks for, with a calibration."""
     settings = recipe.preprocess
     return Preprocessor(
-        read_calibration(frames_uri, n_counters),
+        calibration,
         bins,
         dead_fraction=settings.bad_pixels.dead_fraction,
         hot_fraction=settings.bad_pixels.hot_fraction,

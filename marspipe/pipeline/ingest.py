@@ -37,6 +37,7 @@ from marspipe.readers.manifest import (
 )
 from marspipe.recipe import content_hash
 from marspipe.scan.energy import Counter
+from marspipe.scan.geometry import ScanGeometry
 from marspipe.show.progress import Progress
 from marspipe.store import storage
 from marspipe.store.blobs import binary_column, checksum
@@ -78,7 +79,13 @@ class RawScan:
     manifest_uri: str
     manifest: ScanManifest
     angles_rad: NDArray[np.float64]
+    sample_z_mm: NDArray[np.float64]
     files: tuple[RawFile, ...]
+
+    @property
+    def geometry(self) -> ScanGeometry:
+        """Where source and detector stood, as the manifest says."""
+        return scan_geometry(self.manifest, self.angles_rad, self.sample_z_mm)
 
     @property
     def pixel_bytes(self) -> int:
@@ -139,7 +146,8 @@ def open_scan(uri: str) -> RawScan:
         base = entry.first_view if entry.frame_type == "projection" else exposures[entry.frame_type]
         exposures[entry.frame_type] += n_exposures
         files.append(RawFile(file_uri, entry, n_exposures, n_counters * frame_bytes, base))
-    return RawScan(manifest_uri, manifest, manifest.projection_angles(angles), tuple(files))
+    heights = manifest.sample_heights_mm([part.size for part in angles])
+    return RawScan(manifest_uri, manifest, manifest.projection_angles(angles), heights, tuple(files))
 
 
 def ingest(
@@ -170,12 +178,12 @@ def ingest(
     InputError
         If a file is damaged, or the frames are not a whole scan; then nothing is committed.
     """
-    geometry = scan_geometry(scan.manifest, scan.angles_rad)
+    geometry = scan.geometry
     counters = tuple(scan.manifest.camera_counters())
     claim_output(out_uri, overwrite=overwrite)
     configure(spark)
     chunks = cut(scan, task_slots(spark))
-    decode = _Decode(chunks, scan.manifest.scan_id, counters, scan.angles_rad)
+    decode = Decode(chunks, scan.manifest.scan_id, counters, scan.angles_rad, scan.sample_z_mm)
     exposure_bytes = max(f.exposure_bytes for f in scan.files)
     group_bytes = min(LARGEST_ROW_GROUP_BYTES, max(SMALLEST_ROW_GROUP_BYTES, scan.pixel_bytes // 64))
     with spark_failures(f"reading the raw files of {scan.manifest_uri}"), watch_stages(spark, progress, ["ingest"]):
@@ -241,15 +249,18 @@ def cut(scan: RawScan, slots: int) -> list[Chunk]:
 
 
 @dataclass(frozen=True)
-class _Decode:
+class Decode:
     """Reads the frames of chunks; travels to the executors."""
 
     chunks: list[Chunk]
     scan_id: str
     counters: tuple[Counter, ...]
     angles_rad: NDArray[np.float64]
+    sample_z_mm: NDArray[np.float64]
 
     def as_function(self) -> Any:
+        """Return the plain function from chunk numbers to frames that Spark wants."""
+
         def run(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
             for batch in batches:
                 for number in batch.column("id").to_pylist():
@@ -293,7 +304,7 @@ class _Decode:
                         "tile": 0,
                         "tile_u_mm": 0.0,
                         "tile_v_mm": 0.0,
-                        "sample_z_mm": 0.0,
+                        "sample_z_mm": float(self.sample_z_mm[view]) if projection else 0.0,
                         "counter": counter.index,
                         "mode": counter.mode,
                         "threshold_kev": counter.threshold_kev,

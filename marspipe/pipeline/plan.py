@@ -7,16 +7,19 @@ thick as that allows, since thin ones read detector rows twice, and as many as k
 from __future__ import annotations
 
 import math
+import warnings
 from dataclasses import dataclass
 from functools import cached_property
 
-from marspipe.errors import GeometryError, RecipeError
+import numpy as np
+
+from marspipe.errors import RecipeError
 from marspipe.pipeline.session import ARROW_BATCH_BYTES
 from marspipe.recipe import Recipe
-from marspipe.recon.backprojection import whole_row_groups
-from marspipe.recon.fdk import check_field_of_view
+from marspipe.recon.field_of_view import check_field_of_view, rows_of_slab
 from marspipe.recon.filtering import ViewFilter
-from marspipe.recon.redundancy import Redundancy
+from marspipe.recon.redundancy import Redundancy, choose_redundancy
+from marspipe.recon.redundancy.blending import TURN_AND_BLEND, Blend, HelixBlend
 from marspipe.scan.energy import CounterBin
 from marspipe.scan.geometry import ScanGeometry
 from marspipe.scan.grid import Slab, VolumeGrid
@@ -38,16 +41,23 @@ ACCEPTED_IDLE = 1.1
 
 @dataclass(frozen=True)
 class SlabTask:
-    """A slab and the detector rows ``[row_first, row_stop)`` that it reads."""
+    """A slab, and the detector rows ``[row_first, row_stop)`` and views ``[view_first, view_stop)`` that it reads."""
 
     slab: Slab
     row_first: int
     row_stop: int
+    view_first: int
+    view_stop: int
 
     @property
     def n_rows(self) -> int:
         """Number of detector rows."""
         return self.row_stop - self.row_first
+
+    @property
+    def n_views(self) -> int:
+        """Number of views."""
+        return self.view_stop - self.view_first
 
 
 @dataclass(frozen=True)
@@ -76,8 +86,8 @@ class ReconstructionPlan:
     @cached_property
     def shuffle_bytes(self) -> int:
         """Bytes of filtered rows that travel from the filter tasks to the backprojection tasks."""
-        rows = sum(task.n_rows for task in self.slabs)
-        return 4 * len(self.bins) * len(self.geometry) * self.filtered_geometry.detector_shape[1] * rows
+        rows = sum(task.n_views * task.n_rows for task in self.slabs)
+        return 4 * len(self.bins) * self.filtered_geometry.detector_shape[1] * rows
 
     @property
     def volume_bytes(self) -> int:
@@ -98,7 +108,10 @@ class ReconstructionPlan:
         nz, ny, nx = self.grid.shape
         dz, dy, dx = self.grid.voxel_mm
         thickest = max(task.slab.n_slices for task in self.slabs)
-        overlap = sum(task.n_rows for task in self.slabs) / max(1, max(t.row_stop for t in self.slabs))
+        needed = np.zeros((len(self.geometry), rows), np.uint16)
+        for task in self.slabs:
+            needed[task.view_first : task.view_stop, task.row_first : task.row_stop] += 1
+        overlap = needed.sum() / max(1, np.count_nonzero(needed))
         return "\n".join(
             [
                 f"scan     {len(self.geometry)} views of {rows} x {cols} px, {len(self.bins)} energy bins: "
@@ -144,14 +157,15 @@ def plan_reconstruction(
     RecipeError
         If not even one slice fits into the task's memory.
     """
-    geometry = corrected_geometry(geometry, recipe)
-    grid = chosen_grid(geometry, recipe)
+    straight = centered_geometry(geometry, recipe)
+    grid = chosen_grid(straight, recipe)
+    geometry = tilted_geometry(straight, recipe)
     geometry.rows_for(grid)
     view_filter = make_view_filter(geometry, recipe)
     filtered = view_filter.filtered_geometry
     check_field_of_view(geometry, grid, view_filter.redundancy)
     budget = recipe.run.memory_per_task_mib * MIB
-    slabs = _choose_slabs(filtered, grid, len(bins), recipe, slots, budget)
+    slabs = _choose_slabs(filtered, view_filter.redundancy.blend, grid, len(bins), recipe, slots, budget)
     cols = filtered.detector_shape[1]
     views = recipe.run.views_per_batch
     if views is None:
@@ -164,18 +178,24 @@ def plan_reconstruction(
 
 
 def _choose_slabs(
-    geometry: ScanGeometry, grid: VolumeGrid, n_bins: int, recipe: Recipe, slots: int, budget: int
+    geometry: ScanGeometry,
+    blend: Blend | None,
+    grid: VolumeGrid,
+    n_bins: int,
+    recipe: Recipe,
+    slots: int,
+    budget: int,
 ) -> tuple[SlabTask, ...]:
     nz, cols = grid.shape[0], geometry.detector_shape[1]
     if recipe.run.slab_slices is not None:
-        return _slab_tasks(geometry, grid, recipe.run.slab_slices)
+        return _slab_tasks(geometry, blend, grid, recipe.run.slab_slices)
     tasks: tuple[SlabTask, ...] = ()
     for n in range(1, nz + 1):
         thickness = math.ceil(nz / n)
         count = n_bins * math.ceil(nz / thickness)
         if math.ceil(count / slots) * slots > ACCEPTED_IDLE * count and thickness > 1:
             continue
-        tasks = _slab_tasks(geometry, grid, thickness)
+        tasks = _slab_tasks(geometry, blend, grid, thickness)
         if max(backprojection_bytes(task, cols, 1) for task in tasks) <= budget:
             return tasks
     needed = max(backprojection_bytes(task, cols, 1) for task in tasks)
@@ -185,30 +205,41 @@ def _choose_slabs(
     )
 
 
-def _slab_tasks(geometry: ScanGeometry, grid: VolumeGrid, thickness: int) -> tuple[SlabTask, ...]:
-    rows = geometry.detector_shape[0]
-    return tuple(
-        SlabTask(slab, *whole_row_groups(*_rows_or_none(geometry, slab.grid), rows)) for slab in grid.slabs(thickness)
-    )
-
-
-def _rows_or_none(geometry: ScanGeometry, window: VolumeGrid) -> tuple[int, int]:
-    """Return the rows of a slab; one row for a slab above or below the cone, whose voxels stay zero."""
-    try:
-        return geometry.rows_for(window)
-    except GeometryError:
-        row = geometry.project(window.corners_mm())[0]
-        return (0, 1) if row.max() < 0 else (geometry.detector_shape[0] - 1, geometry.detector_shape[0])
+def _slab_tasks(geometry: ScanGeometry, blend: Blend | None, grid: VolumeGrid, thickness: int) -> tuple[SlabTask, ...]:
+    tasks = []
+    for slab in grid.slabs(thickness):
+        first, stop = 0, len(geometry)
+        if blend is not None:
+            used = np.flatnonzero(blend.weights(slab.grid.axis_mm("z")).any(axis=1))
+            first, stop = int(used[0]), int(used[-1]) + 1
+        tasks.append(SlabTask(slab, *rows_of_slab(geometry[first:stop], slab.grid), first, stop))
+    return tuple(tasks)
 
 
 def make_view_filter(geometry: ScanGeometry, recipe: Recipe) -> ViewFilter:
     """Return the weights and the ramp filter that a recipe asks for."""
     return ViewFilter(
-        geometry, window=recipe.filter.window, cutoff=recipe.filter.cutoff, redundancy=recipe.filter.redundancy
+        geometry,
+        window=recipe.filter.window,
+        cutoff=recipe.filter.cutoff,
+        redundancy=recipe.filter.redundancy,
+        truncation=recipe.filter.truncation,
     )
 
 
-def corrected_geometry(geometry: ScanGeometry, recipe: Recipe) -> ScanGeometry:
+def tilted_geometry(geometry: ScanGeometry, recipe: Recipe) -> ScanGeometry:
+    """Return the geometry with the detector turned and tilted as the recipe says; a general one then."""
+    turns = recipe.geometry
+    if not (turns.detector_in_plane_rad or turns.detector_about_u_rad or turns.detector_about_v_rad):
+        return geometry
+    return geometry.with_tilted_detector(
+        in_plane_rad=turns.detector_in_plane_rad,
+        about_u_rad=turns.detector_about_u_rad,
+        about_v_rad=turns.detector_about_v_rad,
+    )
+
+
+def centered_geometry(geometry: ScanGeometry, recipe: Recipe) -> ScanGeometry:
     """Return the geometry with the recipe's principal point or center of rotation."""
     point, column = recipe.geometry.principal_point_px, recipe.geometry.center_of_rotation_px
     if point is None and column is None:
@@ -220,39 +251,41 @@ def corrected_geometry(geometry: ScanGeometry, recipe: Recipe) -> ScanGeometry:
             "this scan has a general geometry"
         )
     row, given = point if point is not None else orbit.principal_point_px
-    return ScanGeometry.circular(
-        source_to_isocenter_mm=orbit.source_to_isocenter_mm,
-        source_to_detector_mm=orbit.source_to_detector_mm,
-        detector_shape=geometry.detector_shape,
-        pixel_pitch_mm=orbit.pixel_pitch_mm,
-        angles_rad=geometry.angles_rad,
-        principal_point_px=(row, given if column is None else column),
-    )
+    return geometry.with_detector(geometry.detector_shape, (row, given if column is None else column))
 
 
 def chosen_grid(geometry: ScanGeometry, recipe: Recipe) -> VolumeGrid:
     """Return the recipe's grid, what it leaves out taken from the detector.
 
     Voxels are as large as a pixel at the isocenter. The grid covers the field of view: across, the circle that every
-    view sees; along the axis, what the detector sees at the isocenter.
+    view sees, or every other view if the detector is offset on purpose; along the axis, what the detector sees there.
     """
     orbit = geometry.orbit
     spec = recipe.grid
+    heights = geometry.source_mm[:, 2]
+    center = spec.center_mm or (float(heights.min() + heights.max()) / 2, 0.0, 0.0)
     if orbit is None:
         if spec.shape is None or spec.voxel_mm is None:
             raise RecipeError("grid.shape and grid.voxel_mm must be given for a scan with a general geometry")
-        return VolumeGrid(spec.shape, spec.voxel_mm, spec.center_mm)
+        return VolumeGrid(spec.shape, spec.voxel_mm, center)
     pitch_v, pitch_u = (pitch / orbit.magnification for pitch in orbit.pixel_pitch_mm)
     voxel = spec.voxel_mm or (pitch_v, pitch_u, pitch_u)
     shape = spec.shape
     if shape is None:
         rows, cols = geometry.detector_shape
-        half_px = min(orbit.principal_point_px[1], cols - 1 - orbit.principal_point_px[1]) + 0.5
-        if half_px <= 0.5:
-            raise RecipeError("grid.shape must be given: the rotation axis projects beside the detector")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the view filter will say it
+            redundancy = choose_redundancy(geometry, recipe.filter.redundancy)
+        sides = orbit.principal_point_px[1], cols - 1 - orbit.principal_point_px[1]
+        half_px = (max(sides) if any(redundancy.pad_columns) else min(sides)) + 0.5
         fan_rad = math.atan(half_px * orbit.pixel_pitch_mm[1] / orbit.source_to_detector_mm)
         diameter = 2 * orbit.source_to_isocenter_mm * math.sin(fan_rad)
         # A hair of tolerance: the field of view of a parallel beam is a whole number of voxels up to rounding.
         across = [max(1, math.floor(diameter / size * (1 + 1e-3) + 1e-6)) for size in voxel[1:]]
-        shape = (max(1, round(rows * pitch_v / voxel[0])), across[0], across[1])
-    return VolumeGrid(shape, voxel, spec.center_mm)
+        along = rows * pitch_v
+        if redundancy.blend is not None:
+            along += float(np.ptp(heights))
+        if isinstance(redundancy.blend, HelixBlend):
+            along -= 2 * TURN_AND_BLEND * redundancy.blend.pitch_mm  # the turns at the ends measure less
+        shape = (max(1, round(along / voxel[0])), across[0], across[1])
+    return VolumeGrid(shape, voxel, center)

@@ -13,7 +13,6 @@ from marspipe.pipeline.plan import ReconstructionPlan, plan_reconstruction
 from marspipe.pipeline.reconstruct import prepare, reconstruct
 from marspipe.pipeline.scan_frames import FramesTable
 from marspipe.pipeline.session import task_slots
-from marspipe.readers.manifest import scan_geometry
 from marspipe.recipe import Recipe
 from marspipe.scan.energy import counter_bins
 from marspipe.show.progress import Progress
@@ -50,7 +49,7 @@ def plan(source: RawScan | FramesTable, recipe: Recipe, slots: int) -> Reconstru
     if isinstance(source, FramesTable):
         geometry, counters = source.geometry, list(source.counters)
     else:
-        geometry = scan_geometry(source.manifest, source.angles_rad)
+        geometry = source.geometry
         counters = source.manifest.camera_counters()
     return plan_reconstruction(geometry, tuple(counter_bins(counters, recipe.bins.kind)), recipe, slots)
 

@@ -19,7 +19,14 @@ from numpy.typing import NDArray
 from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
 from marspipe.errors import GeometryError, ScanError
-from marspipe.readers.manifest_files import AngleDataset, AngleRange, FileEntry, Orientation, resolve_angles
+from marspipe.readers.manifest_files import (
+    AngleDataset,
+    AngleRange,
+    FileEntry,
+    HeightRange,
+    Orientation,
+    resolve_angles,
+)
 from marspipe.scan.energy import Counter
 from marspipe.scan.geometry import ScanGeometry
 from marspipe.strict import StrictModel, load_yaml, validate
@@ -31,6 +38,7 @@ __all__ = [
     "CircularGeometry",
     "CounterEntry",
     "FileEntry",
+    "HeightRange",
     "Orientation",
     "ParallelGeometry",
     "ScanManifest",
@@ -173,6 +181,21 @@ class ScanManifest(StrictModel):
         """
         files = self.projection_files
         parts = [f.literal_angles() for f in files] if resolved is None else list(resolved)
+        return self._of_views(parts)
+
+    def sample_heights_mm(self, counts: Sequence[int]) -> NDArray[np.float64]:
+        """Return how far the sample had moved along the axis in every view, shape (n_views,), float64, mm.
+
+        Parameters
+        ----------
+        counts : sequence of int
+            Exposures of each projection file, in the order of :attr:`projection_files`.
+        """
+        return self._of_views([f.heights_mm(n) for f, n in zip(self.projection_files, counts, strict=True)])
+
+    def _of_views(self, parts: Sequence[NDArray[np.float64] | None]) -> NDArray[np.float64]:
+        """Return one value per view from those of each projection file."""
+        files = self.projection_files
         if len(parts) != len(files):
             raise ScanError(f"scan {self.scan_id}: angles of {len(parts)} files given, expected {len(files)}")
         sized = []
@@ -185,17 +208,17 @@ class ScanManifest(StrictModel):
         except ValueError as error:
             raise ScanError(str(error)) from error
         views = max(f.first_view + n for f, n in sized)
-        angles = np.full(views, np.nan)
+        values = np.full(views, np.nan)
         for file, part in zip(files, parts, strict=True):
             if part is not None:
-                angles[file.first_view : file.first_view + part.size] = part
-        missing = np.flatnonzero(np.isnan(angles))
+                values[file.first_view : file.first_view + part.size] = part
+        missing = np.flatnonzero(np.isnan(values))
         if missing.size:
             raise ScanError(
                 f"scan {self.scan_id}: view {missing[0]} is in no projection file "
                 f"({missing.size} of {views} views are missing)"
             )
-        return angles
+        return values
 
     def to_yaml(self) -> str:
         """Return the manifest as YAML; :func:`load_manifest` restores it exactly."""
@@ -240,8 +263,10 @@ def manifest_json_schema() -> dict[str, Any]:
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **ScanManifest.model_json_schema()}
 
 
-def scan_geometry(manifest: ScanManifest, angles_rad: NDArray[np.float64]) -> ScanGeometry:
-    """Return the geometry of a scan.
+def scan_geometry(
+    manifest: ScanManifest, angles_rad: NDArray[np.float64], sample_z_mm: NDArray[np.float64] | None = None
+) -> ScanGeometry:
+    """Return the geometry of a scan, in the coordinates of the sample: where the sample moved, source and camera did.
 
     Parameters
     ----------
@@ -249,13 +274,18 @@ def scan_geometry(manifest: ScanManifest, angles_rad: NDArray[np.float64]) -> Sc
         The manifest.
     angles_rad : ndarray, shape (n_views,), rad
         Angle of every view, from :meth:`ScanManifest.projection_angles`.
+    sample_z_mm : ndarray, shape (n_views,), mm, optional
+        How far the sample had moved along the axis, from :meth:`ScanManifest.sample_heights_mm`.
 
     Raises
     ------
     GeometryError
         If the angles do not make sense.
     """
-    return ScanGeometry.from_dict({**manifest.geometry.model_dump(), "angles_rad": np.asarray(angles_rad)})
+    heights = 0.0 if sample_z_mm is None else -np.asarray(sample_z_mm)
+    return ScanGeometry.from_dict(
+        {**manifest.geometry.model_dump(), "angles_rad": np.asarray(angles_rad), "source_z_mm": heights}
+    )
 
 
 def resolve_uri(path: str, manifest_uri: str) -> str:

@@ -34,6 +34,13 @@ class AngleDataset(StrictModel):
     unit: Literal["deg", "rad"] = Field(description="Unit of the stored angles.")
 
 
+class HeightRange(StrictModel):
+    """Equidistant heights: start, start + step, ..."""
+
+    start: float = Field(0.0, description="At the first exposure, mm.")
+    step: float = Field(description="From one exposure to the next, mm.")
+
+
 class Orientation(StrictModel):
     """How the camera was mounted: first `transpose`, then the flips, turn its frames into [row v, column u]."""
 
@@ -64,6 +71,10 @@ class FileEntry(StrictModel):
     frame_type: FrameType = Field(description="What its frames are.")
     dataset: str | None = Field(None, min_length=1, description="HDF5 path; by default the usual one of frame_type.")
     angles_rad: Angles | None = Field(None, description="Angles of the exposures, rad; projections only.")
+    sample_z_mm: float | HeightRange | Annotated[tuple[float, ...], Field(min_length=1)] = Field(
+        0.0,
+        description="How far the sample had moved along the rotation axis, mm: a number, one per exposure, or a range.",
+    )
     first_view: int = Field(0, ge=0, description="View number of the first exposure; projections only.")
     exposure_s: float | None = Field(None, gt=0, description="Exposure time, s; overrides the file's header.")
     time: Literal["before", "after"] | None = Field(
@@ -87,8 +98,10 @@ class FileEntry(StrictModel):
                 raise ValueError(f"angles_rad is missing for the projections in {self.path!r}")
             if self.time is not None:
                 raise ValueError(f"time: {self.time} is for open beams and dark frames; {self.path!r} has projections")
-        elif self.angles_rad is not None or self.first_view:
-            raise ValueError(f"angles_rad and first_view are for projections; {self.path!r} is {self.frame_type}")
+        elif self.angles_rad is not None or self.first_view or self.sample_z_mm != 0.0:
+            raise ValueError(
+                f"angles_rad, first_view and sample_z_mm are for projections; {self.path!r} is {self.frame_type}"
+            )
         if self.reader not in _DATASET_READERS:
             if self.dataset is not None:
                 raise ValueError(f"dataset {self.dataset!r} needs an HDF5 reader; {self.path!r} is {self.reader}")
@@ -112,6 +125,25 @@ class FileEntry(StrictModel):
         if isinstance(angles, AngleRange):
             return angles.start + angles.step * np.arange(angles.count, dtype=np.float64)
         return np.array(angles, dtype=np.float64) if isinstance(angles, tuple) else None
+
+    def heights_mm(self, count: int) -> NDArray[np.float64]:
+        """Return how far the sample had moved along the axis in each of ``count`` exposures, mm.
+
+        Raises
+        ------
+        ScanError
+            If the manifest lists another number, or one that is not finite.
+        """
+        z = self.sample_z_mm
+        if isinstance(z, HeightRange):
+            heights = z.start + z.step * np.arange(count, dtype=np.float64)
+        else:
+            if isinstance(z, tuple) and len(z) != count:
+                raise ScanError(f"{self.path}: sample_z_mm lists {len(z)} heights for {count} exposures")
+            heights = np.array(np.broadcast_to(np.asarray(z, np.float64), count))
+        if not np.isfinite(heights).all():
+            raise ScanError(f"{self.path}: sample_z_mm must be finite (mm), got {heights[~np.isfinite(heights)][0]}")
+        return heights
 
 
 def resolve_angles(entry: FileEntry, opened_file: BinaryIO | None = None) -> NDArray[np.float64]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -12,8 +13,10 @@ from numba import njit
 from numpy.typing import NDArray
 
 from marspipe.errors import InputError
-from marspipe.recon.backprojection.simd import LANES, transpose_rows
+from marspipe.recon.backprojection.lanes import LANES, transpose_rows
+from marspipe.recon.ray_weights import level_rows, leveled, pixels_per_mm, ray_weights, widened
 from marspipe.recon.redundancy import Redundancy, choose_redundancy
+from marspipe.recon.truncation import RowEnds, added_columns, check_truncation
 from marspipe.scan.geometry import ScanGeometry
 
 WINDOWS = ("ram-lak", "shepp-logan", "cosine", "hamming", "hann")
@@ -66,7 +69,7 @@ def ramp_response(size: int, window: str = "ram-lak", cutoff: float = 1.0) -> ND
     -----
     Kak and Slaney, Principles of Computerized Tomographic Imaging, 1988, equation 61 of chapter 3.
     """
-    if not (isinstance(cutoff, (int, float)) and 0 < cutoff <= 1):
+    if not (isinstance(cutoff, Real) and 0 < cutoff <= 1):
         raise InputError(f"cutoff must be a fraction of the Nyquist frequency in (0, 1], got {cutoff!r}")
     distance = np.minimum(np.arange(size), size - np.arange(size)).astype(np.float64)
     odd = distance % 2 == 1
@@ -85,7 +88,7 @@ class ViewFilter:
     Per view: cosine of the ray's angle, redundancy and angular weight, then the ramp filter along the rows at the
     pixel spacing of the virtual detector in the isocenter. What :func:`~marspipe.recon.backprojection.backproject`
     adds up from these views is 1/mm. A view's result depends on nothing but the view; rows do not depend on each
-    other. One instance may be used from several threads.
+    other, unless the detector is turned in its plane. One instance may be used from several threads.
 
     Parameters
     ----------
@@ -97,6 +100,9 @@ class ViewFilter:
         Fraction of the Nyquist frequency at which the window ends.
     redundancy : str
         See :func:`marspipe.recon.redundancy.choose_redundancy`.
+    truncation : str
+        One of :data:`marspipe.recon.truncation.TRUNCATIONS`: ``"extrapolate"`` continues rows that end inside the
+        object, so that it does not glow at the rim of the field of view.
 
     Attributes
     ----------
@@ -104,38 +110,52 @@ class ViewFilter:
         As given.
     filtered_geometry : ScanGeometry
         The geometry of the filtered views, for the backprojection. It is ``geometry``, unless the redundancy weights
-        widen the detector by columns.
+        widen the detector by columns, or rows that do not run across the axis are made level.
     redundancy : Redundancy
         The weights, with their name and description.
 
     Raises
     ------
     InputError
-        If window, cutoff or redundancy are unknown.
+        If window, cutoff, redundancy or truncation are unknown.
     GeometryError
         If the scan cannot be reconstructed.
     """
 
     def __init__(
-        self, geometry: ScanGeometry, *, window: str = "ram-lak", cutoff: float = 1.0, redundancy: str = "auto"
+        self,
+        geometry: ScanGeometry,
+        *,
+        window: str = "ram-lak",
+        cutoff: float = 1.0,
+        redundancy: str = "auto",
+        truncation: str = "none",
     ) -> None:
         self.geometry = geometry
         self.window, self.cutoff = window, cutoff
+        self.truncation = check_truncation(truncation)
         ramp_response(2, window, cutoff)  # refuses wrong names before the work of the weights
-        self.redundancy: Redundancy = choose_redundancy(geometry, redundancy)
+        level, self._slopes = leveled(geometry)
+        self.redundancy: Redundancy = choose_redundancy(level, redundancy)
         self._pad = self.redundancy.pad_columns[0]
-        self.filtered_geometry = _widened(geometry, *self.redundancy.pad_columns)
+        self.filtered_geometry = widened(level, *self.redundancy.pad_columns)
         self._columns = self.filtered_geometry.detector_shape[1]
-        # Twice the columns: the circular convolution of the transforms is then the linear one.
-        self._size = int(scipy.fft.next_fast_len(2 * self._columns, real=True))
+        added = (0, 0)
+        if truncation != "none":
+            axis = float(level.project(np.zeros(3))[1].mean())
+            added = added_columns(axis, geometry.detector_shape[1], self.redundancy.pad_columns)
+        self._wide_geometry = widened(level, *added)
+        self._ends = RowEnds(self._wide_geometry, added) if any(added) else None
+        # Twice the reach of the kernel: the circular convolution of the transforms is then the linear one.
+        self._size = int(scipy.fft.next_fast_len(2 * (self._columns + max(added)), real=True))
         response = ramp_response(self._size, window, cutoff)
         self._response = np.repeat(response.astype(np.float32), 2)  # for real and imaginary parts
         # Whole groups of 16 rows: a row then always goes through the transform's vector code, wherever it stands.
         most = max(_BLOCK_VALUES // self._size // LANES, 1)
         groups = -(-geometry.detector_shape[0] // LANES)
         self._block_rows = LANES * min(range(most, most // 2, -1), key=lambda size: -(-groups // size) * size)
-        self._scale = self.redundancy.view_weights_rad * _scales(geometry)
-        self._cosine = _cosines(geometry, 0) if geometry.orbit is not None else None
+        self._scale = self.redundancy.view_weights_rad * pixels_per_mm(self._wide_geometry)
+        self._ray_weights = self._split_ray_weights(0) if self._wide_geometry.orbit is not None else None
         self._buffers: list[NDArray[np.float32]] = []
 
     def __getstate__(self) -> dict[str, Any]:
@@ -209,7 +229,9 @@ class ViewFilter:
         """Yield (first row, filtered rows) of the blocks that hold the rows asked for; columns beyond are scrap."""
         self._check(line_integrals, view)
         line_integrals = np.asarray(line_integrals)
-        cosine = self._cosine if self._cosine is not None else _cosines(self.geometry, view)
+        if self._slopes is not None:
+            line_integrals = level_rows(line_integrals, self._slopes[view])
+        low, cosine, high = self._ray_weights if self._ray_weights is not None else self._split_ray_weights(view)
         weights = (self._scale[view] * self.redundancy.columns(view)).astype(np.float32)
         n_rows, n_cols = self.geometry.detector_shape
         try:
@@ -219,18 +241,36 @@ class ViewFilter:
         try:
             for first in range(first_row // self._block_rows * self._block_rows, stop_row, self._block_rows):
                 stop = min(first + self._block_rows, n_rows)
-                _weigh(line_integrals[first:stop], cosine[first:stop], weights, buffer[:, self._pad :])
-                buffer[stop - first :, self._pad : self._pad + n_cols] = 0.0
+                rows = slice(first, stop)
+                _weigh(line_integrals[rows], cosine[rows], weights, buffer[:, self._pad :])
+                if self._ends is not None:
+                    # What lies below the first column wraps around to the end of the buffer.
+                    stop_column = self._pad + n_cols
+                    beyond = (
+                        buffer[:, self._size - low.shape[1] :],
+                        buffer[:, stop_column : stop_column + high.shape[1]],
+                    )
+                    self._ends.fill(line_integrals[rows], view, (low[rows], high[rows]), weights, beyond)
+                buffer[stop - first :] = 0.0
                 spectrum = scipy.fft.rfft(buffer, axis=1, workers=1)
                 _multiply_rows(spectrum.view(np.float32), self._response)
                 yield first, scipy.fft.irfft(spectrum, n=self._size, axis=1, workers=1, overwrite_x=True)
         finally:
             self._buffers.append(buffer)
 
+    def _split_ray_weights(self, view: int) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
+        """Return the weights of rays below, on and above the detector's columns."""
+        low, _ = self._ends.added if self._ends is not None else (0, 0)
+        parts = np.split(ray_weights(self._wide_geometry, view), [low, low + self.geometry.detector_shape[1]], axis=1)
+        below, on, above = (np.ascontiguousarray(part) for part in parts)
+        return below, on, above
+
     def _check(self, line_integrals: NDArray[np.float32], view: int) -> None:
         if not isinstance(line_integrals, np.ndarray) or line_integrals.dtype != np.float32:
             found = getattr(line_integrals, "dtype", type(line_integrals).__name__)
             raise InputError(f"line_integrals must be a float32 array, got {found} (view {view})")
+        if isinstance(line_integrals, np.ma.MaskedArray):
+            raise InputError(f"line_integrals of view {view} are a masked array; fill what is masked first")
         if line_integrals.shape != self.geometry.detector_shape:
             raise InputError(
                 f"line_integrals of view {view} must have the detector's shape {self.geometry.detector_shape} "
@@ -260,72 +300,3 @@ def _multiply_rows(values, factors):  # type: ignore[no-untyped-def]
         line = values[i]
         for j in range(factors.size):
             line[j] *= factors[j]
-
-
-def _widened(geometry: ScanGeometry, low: int, high: int) -> ScanGeometry:
-    """Return the geometry with columns added at both ends of the detector."""
-    if low == high == 0:
-        return geometry
-    rows, cols = geometry.detector_shape
-    shape = (rows, low + cols + high)
-    orbit = geometry.orbit
-    if orbit is not None:
-        return ScanGeometry.circular(
-            source_to_isocenter_mm=orbit.source_to_isocenter_mm,
-            source_to_detector_mm=orbit.source_to_detector_mm,
-            detector_shape=shape,
-            pixel_pitch_mm=orbit.pixel_pitch_mm,
-            angles_rad=geometry.angles_rad,
-            principal_point_px=(orbit.principal_point_px[0], orbit.principal_point_px[1] + low),
-        )
-    return ScanGeometry(
-        detector_shape=shape,
-        source_mm=geometry.source_mm,
-        detector_center_mm=geometry.detector_center_mm + 0.5 * (high - low) * geometry.u_mm,
-        u_mm=geometry.u_mm,
-        v_mm=geometry.v_mm,
-        angles_rad=geometry.angles_rad,
-    )
-
-
-def _depths(geometry: ScanGeometry) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return the distances of isocenter and detector from the source along the detector's normal, mm, per view."""
-    normal = np.cross(geometry.u_mm, geometry.v_mm)
-    normal /= np.linalg.norm(normal, axis=1)[:, None]
-    isocenter = -np.einsum("ij,ij->i", normal, geometry.source_mm)
-    detector = np.einsum("ij,ij->i", normal, geometry.detector_center_mm - geometry.source_mm)
-    return np.abs(isocenter), np.abs(detector)
-
-
-def _scales(geometry: ScanGeometry) -> NDArray[np.float64]:
-    """Return the constant factor of every view: 1 / pixel spacing at the isocenter, times the tilt's correction.
-
-    On a detector whose normal does not point to the axis the substitution in the fan integral leaves a factor
-    (distance of the source from the axis) / (distance of the source from the virtual detector).
-    """
-    orbit = geometry.orbit
-    if orbit is not None:
-        return np.full(len(geometry), orbit.magnification / orbit.pixel_pitch_mm[1])
-    isocenter, detector = _depths(geometry)
-    pitch = np.linalg.norm(geometry.u_mm, axis=1)
-    radius = np.hypot(geometry.source_mm[:, 0], geometry.source_mm[:, 1])
-    scales: NDArray[np.float64] = detector / (isocenter * pitch) * (radius / isocenter)
-    return scales
-
-
-def _cosines(geometry: ScanGeometry, view: int) -> NDArray[np.float32]:
-    """Return the cosine between every pixel's ray and the ray through the axis, float32 [v, u]."""
-    rows, cols = geometry.detector_shape
-    orbit = geometry.orbit
-    if orbit is not None:
-        v = (np.arange(rows) - orbit.principal_point_px[0]) * orbit.pixel_pitch_mm[0]
-        u = (np.arange(cols) - orbit.principal_point_px[1]) * orbit.pixel_pitch_mm[1]
-        sdd = orbit.source_to_detector_mm
-        return np.asarray(sdd / np.sqrt(sdd**2 + u**2 + v[:, None] ** 2), np.float32)
-    source = geometry.source_mm[view]
-    inward = np.array([-source[0], -source[1], 0.0])
-    inward /= np.linalg.norm(inward)
-    u = (np.arange(cols) - (cols - 1) / 2)[:, None] * geometry.u_mm[view]
-    v = (np.arange(rows) - (rows - 1) / 2)[:, None] * geometry.v_mm[view]
-    ray = (geometry.detector_center_mm[view] - source) + u + v[:, None]
-    return np.asarray(ray @ inward / np.linalg.norm(ray, axis=2), np.float32)

@@ -16,9 +16,18 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from marspipe.errors import GeometryError
-from marspipe.scan.checks import detector_size, finite_angles, length_mm, number_pair, view_vectors
+from marspipe.scan import astra_vectors
+from marspipe.scan.checks import (
+    detector_size,
+    finite_angles,
+    length_mm,
+    number_pair,
+    refuse_degrees,
+    view_heights,
+    view_vectors,
+)
 from marspipe.scan.grid import VolumeGrid
-from marspipe.scan.orbit import CircularOrbit, orbit_vectors, recognize_orbit
+from marspipe.scan.orbit import CircularOrbit, orbit_vectors, recognize_orbit, tilted_detector
 
 FloatArray = NDArray[np.float64]
 
@@ -81,8 +90,10 @@ class ScanGeometry:
             raise GeometryError(f"source_mm must have shape (n_views, 3), got {source.shape}")
         n = source.shape[0]
         if angles_rad is None:
-            angles_rad = np.unwrap(np.arctan2(source[:, 0], -source[:, 1]))
-        angles = finite_angles(angles_rad)
+            angles = finite_angles(np.unwrap(np.arctan2(source[:, 0], -source[:, 1])))
+        else:
+            angles = finite_angles(angles_rad)
+            refuse_degrees(angles, helix=True)  # the source may climb
         if angles.size != n:
             raise GeometryError(f"angles_rad must have one angle per view: expected {n}, got {angles.size}")
         self._fill(
@@ -147,8 +158,9 @@ class ScanGeometry:
         pixel_pitch_mm: Sequence[float],
         angles_rad: ArrayLike,
         principal_point_px: Sequence[float] | None = None,
+        source_z_mm: ArrayLike | None = None,
     ) -> ScanGeometry:
-        """Return a circular orbit around z, detector columns parallel to z.
+        """Return a circular orbit around z, detector columns parallel to z; a helix, or several circles along z.
 
         Parameters
         ----------
@@ -162,12 +174,16 @@ class ScanGeometry:
             Rotation angle of every view, in the order of the frames.
         principal_point_px : (float, float), optional
             Detector position (row, column) of the ray through the isocenter; by default the middle
-            ``((rows - 1) / 2, (cols - 1) / 2)``. A center-of-rotation column goes here.
+            ``((rows - 1) / 2, (cols - 1) / 2)``. A center-of-rotation column goes here. Where the source has a height,
+            it is the ray through the rotation axis at that height.
+        source_z_mm : float or array_like of shape (n_views,), mm, optional
+            Height of source and detector, which move together, above the isocenter; by default 0. The angles of a
+            helix go on counting from turn to turn.
 
         Raises
         ------
         GeometryError
-            If a number is wrong, or the angles span more than 4 pi (probably degrees).
+            If a number is wrong, or the angles span more than 4 pi at one height (probably degrees).
         """
         rows, cols = detector_size(detector_shape)
         sod = length_mm("source_to_isocenter_mm", source_to_isocenter_mm)
@@ -183,13 +199,11 @@ class ScanGeometry:
             principal_point_px = ((rows - 1) / 2, (cols - 1) / 2)
         point = number_pair("principal_point_px", principal_point_px, "px")
         angles = finite_angles(angles_rad)
-        if np.ptp(angles) > 4 * math.pi:
-            raise GeometryError(
-                f"angles_rad span {np.ptp(angles):.6g}, more than two turns (4 pi): are they degrees? use np.deg2rad"
-            )
+        heights = view_heights(source_z_mm, angles.size)
+        refuse_degrees(angles, helix=bool(np.ptp(heights) > 0))
         orbit = CircularOrbit(sod, sdd, pitch, point)
         geometry = cls.__new__(cls)
-        geometry._fill((rows, cols), angles, *orbit_vectors(orbit, angles, (rows, cols)), orbit)
+        geometry._fill((rows, cols), angles, *orbit_vectors(orbit, angles, heights, (rows, cols)), orbit)
         return geometry
 
     @classmethod
@@ -200,6 +214,7 @@ class ScanGeometry:
         pixel_pitch_mm: Sequence[float],
         angles_rad: ArrayLike,
         principal_point_px: Sequence[float] | None = None,
+        source_z_mm: ArrayLike | None = None,
     ) -> ScanGeometry:
         """Return a parallel-beam scan, written as a cone from very far away with the detector at the isocenter.
 
@@ -215,6 +230,70 @@ class ScanGeometry:
             pixel_pitch_mm=pixel_pitch_mm,
             angles_rad=angles_rad,
             principal_point_px=principal_point_px,
+            source_z_mm=source_z_mm,
+        )
+
+    def with_detector(
+        self, detector_shape: Sequence[int], principal_point_px: Sequence[float] | None = None
+    ) -> ScanGeometry:
+        """Return this circular scan with a detector of another size or place; pitch, views and heights stay.
+
+        Raises
+        ------
+        GeometryError
+            If the scan has no circular orbit.
+        """
+        orbit = self.orbit
+        if orbit is None:
+            raise GeometryError("only a circular orbit can be given another detector; this geometry is a general one")
+        return ScanGeometry.circular(
+            source_to_isocenter_mm=orbit.source_to_isocenter_mm,
+            source_to_detector_mm=orbit.source_to_detector_mm,
+            detector_shape=detector_shape,
+            pixel_pitch_mm=orbit.pixel_pitch_mm,
+            angles_rad=self.angles_rad,
+            principal_point_px=orbit.principal_point_px if principal_point_px is None else principal_point_px,
+            source_z_mm=self.source_mm[:, 2],
+        )
+
+    def with_tilted_detector(
+        self, *, in_plane_rad: float = 0.0, about_u_rad: float = 0.0, about_v_rad: float = 0.0
+    ) -> ScanGeometry:
+        """Return this circular scan with the detector turned about the principal point: a general geometry.
+
+        Parameters
+        ----------
+        in_plane_rad : float, rad
+            Turns the column axis ``u`` towards the row axis ``v``; done first.
+        about_u_rad : float, rad
+            Then turns about the untilted ``u``: the top of the detector moves towards the source.
+        about_v_rad : float, rad
+            Then turns about the untilted ``v``: the end of the columns moves away from the source.
+
+        Raises
+        ------
+        GeometryError
+            If the scan has no circular orbit, or an angle is not between -pi/2 and pi/2.
+        """
+        turns = {"in_plane_rad": in_plane_rad, "about_u_rad": about_u_rad, "about_v_rad": about_v_rad}
+        for name, angle in turns.items():
+            if not abs(angle) < math.pi / 2:
+                raise GeometryError(f"{name} must be an angle between -pi/2 and pi/2 rad, got {angle!r}")
+        orbit = self.orbit
+        if orbit is None:
+            raise GeometryError("only a circular orbit can have its detector tilted; this geometry is a general one")
+        if not any(turns.values()):
+            return self
+        u, v, center = tilted_detector(
+            orbit, self.angles_rad, self.detector_shape, in_plane_rad, about_u_rad, about_v_rad
+        )
+        return ScanGeometry(
+            detector_shape=self.detector_shape,
+            source_mm=self.source_mm,
+            detector_center_mm=center + self.source_mm * (0.0, 0.0, 1.0),
+            u_mm=u,
+            v_mm=v,
+            angles_rad=self.angles_rad,
         )
 
     # --- value semantics -----------------------------------------------------------------------------------------
@@ -240,11 +319,12 @@ class ScanGeometry:
     def __repr__(self) -> str:
         if self.orbit is not None:
             o = self.orbit
+            heights = f", source_z_mm={self.source_mm[:, 2].tolist()!r}" if self.source_mm[:, 2].any() else ""
             return (
                 f"ScanGeometry.circular(source_to_isocenter_mm={o.source_to_isocenter_mm!r}, "
                 f"source_to_detector_mm={o.source_to_detector_mm!r}, detector_shape={self.detector_shape!r}, "
                 f"pixel_pitch_mm={o.pixel_pitch_mm!r}, angles_rad={self.angles_rad.tolist()!r}, "
-                f"principal_point_px={o.principal_point_px!r})"
+                f"principal_point_px={o.principal_point_px!r}{heights})"
             )
         vectors = ", ".join(
             f"{name}={getattr(self, name).tolist()!r}"
@@ -271,10 +351,10 @@ class ScanGeometry:
             point = (o.principal_point_px[0] - first, o.principal_point_px[1])
             orbit = CircularOrbit(o.source_to_isocenter_mm, o.source_to_detector_mm, o.pixel_pitch_mm, point)
             cut = ScanGeometry.__new__(ScanGeometry)
-            cut._fill(shape, angles.copy(), *orbit_vectors(orbit, angles, shape), orbit)
+            cut._fill(shape, angles.copy(), *orbit_vectors(orbit, angles, self.source_mm[views, 2], shape), orbit)
             return cut
         shift = 0.5 * (first + stop - n_rows)
-        return ScanGeometry(
+        cut = ScanGeometry(
             detector_shape=shape,
             source_mm=self.source_mm[views],
             detector_center_mm=self.detector_center_mm[views] + shift * self.v_mm[views],
@@ -282,6 +362,9 @@ class ScanGeometry:
             v_mm=self.v_mm[views],
             angles_rad=angles,
         )
+        # A few views may happen to lie on an orbit; they keep the kernel, and so the bits, of the whole.
+        object.__setattr__(cut, "orbit", None)
+        return cut
 
     # --- conversions ---------------------------------------------------------------------------------------------
 
@@ -297,6 +380,7 @@ class ScanGeometry:
                 "pixel_pitch_mm": list(o.pixel_pitch_mm),
                 "principal_point_px": list(o.principal_point_px),
                 "angles_rad": self.angles_rad.tolist(),
+                **({"source_z_mm": self.source_mm[:, 2].tolist()} if self.source_mm[:, 2].any() else {}),
             }
         names = ("source_mm", "detector_center_mm", "u_mm", "v_mm", "angles_rad")
         general: dict[str, Any] = {name: getattr(self, name).tolist() for name in names}
@@ -321,42 +405,14 @@ class ScanGeometry:
 
     def to_astra(self) -> dict[str, Any]:
         """Return ASTRA's ``cone_vec`` projection geometry; ASTRA itself is not needed."""
-        return {
-            "type": "cone_vec",
-            "DetectorRowCount": self.detector_shape[0],
-            "DetectorColCount": self.detector_shape[1],
-            "Vectors": np.hstack([self.source_mm, self.detector_center_mm, self.u_mm, self.v_mm]),
-        }
+        return astra_vectors.cone_vec(
+            self.detector_shape, self.source_mm, self.detector_center_mm, self.u_mm, self.v_mm
+        )
 
     @classmethod
     def from_astra(cls, projection_geometry: dict[str, Any]) -> ScanGeometry:
         """Return the geometry of an ASTRA ``cone`` or ``cone_vec`` projection geometry (lengths taken as mm)."""
-        kind = projection_geometry.get("type")
-        if kind not in ("cone", "cone_vec"):
-            raise GeometryError(f"ASTRA geometry type must be 'cone' or 'cone_vec', got {kind!r}")
-        shape = (projection_geometry["DetectorRowCount"], projection_geometry["DetectorColCount"])
-        if kind == "cone":
-            sod = projection_geometry["DistanceOriginSource"]
-            return cls.circular(
-                source_to_isocenter_mm=sod,
-                source_to_detector_mm=sod + projection_geometry["DistanceOriginDetector"],
-                detector_shape=shape,
-                pixel_pitch_mm=(
-                    projection_geometry["DetectorSpacingY"],
-                    projection_geometry["DetectorSpacingX"],
-                ),
-                angles_rad=projection_geometry["ProjectionAngles"],
-            )
-        vectors = np.asarray(projection_geometry["Vectors"], dtype=np.float64)
-        if vectors.ndim != 2 or vectors.shape[1] != 12:
-            raise GeometryError(f"ASTRA cone_vec vectors must have shape (n_views, 12), got {vectors.shape}")
-        return cls(
-            detector_shape=shape,
-            source_mm=vectors[:, 0:3],
-            detector_center_mm=vectors[:, 3:6],
-            u_mm=vectors[:, 6:9],
-            v_mm=vectors[:, 9:12],
-        )
+        return cls.from_dict(astra_vectors.description(projection_geometry))
 
     # --- questions -----------------------------------------------------------------------------------------------
 

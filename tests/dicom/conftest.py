@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import os
 import shutil
 import warnings
 from collections.abc import Callable, Iterator
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 from marspipe.scan.energy import EnergyBin
 from marspipe.scan.geometry import ScanGeometry
 from marspipe.scan.grid import VolumeGrid
+from tests.lacking import lacking
 
 
 @pytest.fixture(autouse=True)
@@ -88,10 +88,7 @@ def dicom_tool() -> Callable[[str], Path]:
     def find(name: str) -> Path:
         path = shutil.which(name)
         if path is None:
-            reason = f"{name} (dicom3tools) is not installed"
-            if os.environ.get("MARSPIPE_REQUIRE_PACS") == "1":
-                pytest.fail(reason)
-            pytest.skip(reason)
+            lacking("PACS", f"{name} (dicom3tools) is not installed")
         return Path(path)
 
     return find

@@ -30,6 +30,13 @@ def plan(geometry: ScanGeometry, slots: int = 2, bins: int = 1, *overrides: str)
     return plan_reconstruction(geometry, BINS[:bins], parse_recipe("", "test", overrides), slots)
 
 
+def test_a_tilted_detector_keeps_the_grid() -> None:
+    straight, turned = plan(scan()), plan(scan(), 2, 1, "geometry.detector_in_plane_rad=0.01")
+    assert turned.grid == straight.grid
+    assert straight.geometry.orbit is not None and turned.geometry.orbit is None
+    assert turned.geometry.v_mm[0] @ straight.geometry.u_mm[0] == pytest.approx(-0.01 * 0.11**2, rel=1e-3)
+
+
 def test_grid_from_the_detector() -> None:
     grid = plan(scan()).grid
     assert grid.shape == (128, 128, 128)
@@ -112,12 +119,19 @@ def test_center_of_rotation_moves_the_principal_point() -> None:
     assert result.geometry.orbit.principal_point_px == (63.5, 60.25)
 
 
+def test_grid_of_an_offset_detector_is_the_circle_that_every_other_view_sees() -> None:
+    grid = plan(scan(principal_point_px=(63.5, 30.0))).grid
+    assert grid.shape[1] == pytest.approx(2 * 97, abs=1)
+    insisting = plan(scan(principal_point_px=(63.5, 30.0)), 2, 1, "filter.redundancy=full").grid
+    assert insisting.shape[1] == pytest.approx(2 * 30, abs=1)
+
+
 def test_refusals() -> None:
     with pytest.raises(RecipeError, match=r"mib = 64 is too little: one slice of 128 x 128 voxels needs"):
         plan(scan(), 2, 1, "run.memory_per_task_mib=64")
     with pytest.raises(GeometryError, match="cone misses the grid"):
         plan(scan(), 2, 1, "grid.center_mm=[40, 0, 0]")
-    with pytest.raises(RecipeError, match="projects beside the detector"):
+    with pytest.raises(GeometryError, match="does not see the rotation axis: it falls on column -10"):
         plan(scan(), 2, 1, "geometry.center_of_rotation_px=-10")
     geometry = scan()
     general = ScanGeometry(

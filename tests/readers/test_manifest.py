@@ -146,7 +146,7 @@ def test_defaults() -> None:
         ("    angles_rad: [1.6, 2.1]\n", "", "files.1: angles_rad is missing for the projections in 'second half.mib'"),
         ("first_view: 3", "first_view: 2", "view 2 is doubled: 'first half.mib' holds views 0 to 2"),
         ("first_view: 3", "time: after", "time: after is for open beams and dark frames"),
-        ("time: before", "first_view: 3", "files.2: angles_rad and first_view are for projections"),
+        ("time: before", "first_view: 3", "files.2: angles_rad, first_view and sample_z_mm are for projections"),
         ("reader: merlin", "reader: Merlin", "files.0.reader: unknown reader 'Merlin'; did you mean 'merlin'?"),
         ("reader: data_exchange", "reader: merlin", "files.3: dataset '/exchange/more dark' needs an HDF5 reader"),
         ("frame_type: dark", "frame_type: black", "files.3.frame_type: input should be 'projection', 'open_beam' or"),

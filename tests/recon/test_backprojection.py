@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from marspipe.errors import GeometryError, InputError
-from marspipe.recon.backprojection import BACKENDS, backproject, empty_batch
+from marspipe.recon.backprojection import backproject, empty_batch, start_backprojection
 from marspipe.recon.backprojection.cpu import avx512_available, backproject_circular
 from marspipe.recon.backprojection.general import backproject_general
 from marspipe.recon.backprojection.reference import backproject_reference
@@ -14,6 +14,7 @@ from marspipe.scan.geometry import ScanGeometry
 from marspipe.scan.grid import VolumeGrid
 from tests.recon.scans import circle, columns_of, cone, random_stack, without_orbit
 
+HOST_KERNELS = ("cpu", "reference")
 GRID = VolumeGrid((21, 18, 35), (0.41, 0.43, 0.39))
 
 # Geometry and grid of each case; together they touch every branch of the kernels.
@@ -34,6 +35,7 @@ CASES = {
     "one column": (cone(detector_shape=(37, 1)), VolumeGrid((20, 5, 6), (0.4, 0.2, 0.2))),
     "one view": (cone(angles_rad=[0.3]), GRID),
     "long columns": (cone(detector_shape=(600, 9), pixel_pitch_mm=(0.03, 0.6)), VolumeGrid((600, 3, 17), (0.02,) * 3)),
+    "helix": (cone(angles_rad=circle(24, 4 * np.pi), source_z_mm=np.linspace(-7, 9, 24)), GRID),
     "parallel": (ScanGeometry.parallel(detector_shape=(30, 41), pixel_pitch_mm=(0.5, 0.4), angles_rad=circle(9)), GRID),
 }
 
@@ -135,21 +137,48 @@ def test_bits_do_not_depend_on_the_blocks_of_long_columns() -> None:
         assert np.array_equal(out, whole[slab.z_first : slab.z_first + slab.n_slices])
 
 
-def test_every_backend_fulfils_the_contract() -> None:
+@pytest.mark.parametrize("weighted", [False, True])
+def test_every_host_kernel_fulfils_the_contract(weighted: bool, rng: np.random.Generator) -> None:
     geometry, grid = CASES["principal point"]
     filtered = columns_of(random_stack(geometry))
+    weights = rng.random((len(geometry), grid.shape[0]), dtype=np.float32) if weighted else None
     first, stop = geometry.rows_for(grid)
     results = {}
-    for name in BACKENDS:
+    for name in HOST_KERNELS:
         out = np.ones(grid.shape, np.float32)
-        backproject(filtered, geometry, grid, out, backend=name)
-        again = np.ones(grid.shape, np.float32)
+        backproject(filtered, geometry, grid, out, backend=name, slice_weights=weights)
+        again = start_backprojection(grid, backend=name, threads=1)
         band = np.ascontiguousarray(filtered[:, :, first:stop])
-        backproject(band, geometry, grid, again, row_first=first, backend=name)
-        assert np.array_equal(out, again)
+        for views in (slice(0, 9), slice(9, len(geometry))):
+            part = None if weights is None else weights[views]
+            again.add(band[views], geometry[views], row_first=first, slice_weights=part)
+        close(out, 1 + again.volume())
         results[name] = out
     for a, b in pairwise(results.values()):
         close(a, b)
+
+
+@pytest.mark.parametrize("simd", ["auto", "portable"])
+def test_slice_weights_do_not_depend_on_slabs(simd: str, rng: np.random.Generator) -> None:
+    geometry, grid = CASES["helix"]
+    filtered = columns_of(random_stack(geometry))
+    weights = rng.random((len(geometry), grid.shape[0]), dtype=np.float32)
+    weights[:, 3] = 0
+    whole, expected = np.zeros(grid.shape, np.float32), np.zeros(grid.shape, np.float32)
+    backproject_circular(filtered, geometry, grid, whole, simd=simd, slice_weights=weights)
+    backproject_reference(filtered, geometry, grid, expected, slice_weights=weights)
+    close(whole, expected)
+    assert not whole[3].any()
+    for slab in grid.slabs(5):
+        slices = slice(slab.z_first, slab.z_first + slab.n_slices)
+        part = np.zeros(slab.grid.shape, np.float32)
+        backproject_circular(filtered, geometry, slab.grid, part, simd=simd, slice_weights=weights[:, slices])
+        assert np.array_equal(part, whole[slices])
+    ones = np.zeros(grid.shape, np.float32)
+    plain = np.zeros(grid.shape, np.float32)
+    backproject_circular(filtered, geometry, grid, ones, simd=simd, slice_weights=np.ones_like(weights))
+    backproject_circular(filtered, geometry, grid, plain, simd=simd)
+    close(ones, plain)
 
 
 def test_weights_and_positions_by_hand() -> None:
@@ -189,7 +218,11 @@ def test_wrong_arrays_are_refused() -> None:
     refuses(r"shape \(24, 43, rows", good[:5], geometry, GRID, out)
     refuses(r"grid's shape \(21, 18, 35\)", good, geometry, GRID, out[1:])
     refuses("leaves the detector of 37 rows", good, geometry, GRID, out, row_first=1)
-    refuses("backend must be one of auto, cpu, reference", good, geometry, GRID, out, backend="gpu")
+    refuses("backend must be one of auto, cpu, cuda, reference", good, geometry, GRID, out, backend="gpu")
+    refuses(
+        r"slice_weights must have shape \(24, 21\)", good, geometry, GRID, out, slice_weights=np.ones((24, 20), "f4")
+    )
+    refuses("slice_weights must be a float32", good, geometry, GRID, out, slice_weights=np.ones((24, 21)))
     refuses("threads must be a positive integer", good, geometry, GRID, out, threads=0)
     band = np.ascontiguousarray(good[:, :, 15:20])
     refuses(r"needs detector rows \d+..\d+", band, geometry, GRID, out, row_first=15, error=GeometryError)

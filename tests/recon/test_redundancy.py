@@ -5,7 +5,7 @@ import warnings
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from marspipe.errors import GeometryError, InputError
@@ -107,16 +107,12 @@ def test_what_cannot_be_reconstructed_is_refused() -> None:
         choose_redundancy(cone(), "half")
 
 
-def test_moving_sources_and_detectors_are_refused() -> None:
+def test_detectors_that_move_across_the_beam_are_refused() -> None:
     geometry = cone()
     general = {
         name: getattr(geometry, name).copy()
         for name in ("source_mm", "detector_center_mm", "u_mm", "v_mm", "angles_rad")
     }
-    general["source_mm"][:, 2] = general["detector_center_mm"][:, 2] = np.linspace(0, 5, 24)
-    with pytest.raises(GeometryError, match="moves 5 mm along the rotation axis"):
-        choose_redundancy(ScanGeometry(detector_shape=(37, 43), **general))
-    general["source_mm"][:, 2] = general["detector_center_mm"][:, 2] = 0
     general["detector_center_mm"][::2] += 10 * general["u_mm"][::2]
     with pytest.raises(GeometryError, match=r"moves across the beam by .* join the camera positions"):
         choose_redundancy(ScanGeometry(detector_shape=(37, 43), **general))
@@ -178,6 +174,7 @@ def test_irregular_angles_have_the_gaps_to_both_neighbors() -> None:
 
 
 @settings(deadline=None)
+@example(where=0.0, across=1.0, over=0.0)
 @given(st.floats(0, 1), st.floats(-1, 1), st.floats(0, 0.9))
 def test_parker_weights_of_the_two_measurements_of_a_line_sum_to_one(where: float, across: float, over: float) -> None:
     """The line of (beta, gamma) is measured again at (beta + pi + 2 gamma, -gamma), in angles of the paper."""

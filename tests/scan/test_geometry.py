@@ -42,18 +42,20 @@ def tilted() -> ScanGeometry:
 GEOMETRIES = {
     "circular": circular(),
     "parallel": ScanGeometry.parallel(detector_shape=(7, 9), pixel_pitch_mm=(0.5, 0.4), angles_rad=[0.0, 1.0, 3.1]),
+    "helix": circular(source_z_mm=[-1.5, -0.5, 0.25, 1.0]),
     "general": tilted(),
 }
 
 numbers = st.floats(-50, 50, allow_nan=False)
 scans = st.builds(
-    lambda sod, extra, rows, cols, pitch, angles, point: ScanGeometry.circular(
+    lambda sod, extra, rows, cols, pitch, angles, point, height: ScanGeometry.circular(
         source_to_isocenter_mm=sod,
         source_to_detector_mm=sod + extra,
         detector_shape=(rows, cols),
         pixel_pitch_mm=pitch,
         angles_rad=angles,
         principal_point_px=point,
+        source_z_mm=height * np.arange(len(angles)),
     ),
     st.floats(20, 1000),
     st.floats(0, 500),
@@ -62,6 +64,7 @@ scans = st.builds(
     st.tuples(st.floats(0.01, 2), st.floats(0.01, 2)),
     st.lists(st.floats(0, 12), min_size=1, max_size=5),
     st.tuples(st.floats(-20, 320), st.floats(-20, 320)),
+    st.sampled_from([0.0, 0.7, -3.0]),
 )
 
 
@@ -112,6 +115,86 @@ def test_pixels_lie_on_the_line_from_source_through_point(geometry: ScanGeometry
         assert across < 1e-9
 
 
+def test_heights_move_source_and_detector_along_the_axis() -> None:
+    heights = np.array([-1.5, -0.5, 0.25, 1.0])
+    still, moving = circular(), circular(source_z_mm=heights)
+    point = np.array([3.0, -2.0, 1.5])
+    for view, height in enumerate(heights):
+        expected = still[view].project([point - [0, 0, height]])
+        np.testing.assert_allclose(moving[view].project([point]), expected, rtol=1e-12)
+    assert moving.orbit == still.orbit
+    assert circular(source_z_mm=2.0) == circular(source_z_mm=[2.0] * 4)
+    assert circular(source_z_mm=0.0) == circular()
+    with pytest.raises(GeometryError, match=r"source_z_mm must be a number or one per view \(4\), got shape \(3,\)"):
+        circular(source_z_mm=[1, 2, 3])
+    with pytest.raises(GeometryError, match=r"source_z_mm must be finite .* view 2 is nan"):
+        circular(source_z_mm=[1, 2, np.nan, 3])
+
+
+def test_a_helix_may_go_on_for_many_turns() -> None:
+    turns = np.arange(600) * 0.1
+    assert len(circular(angles_rad=turns, source_z_mm=0.01 * turns)) == 600
+    with pytest.raises(GeometryError, match="degrees"):
+        circular(angles_rad=turns)
+
+
+def test_another_detector_keeps_the_orbit() -> None:
+    geometry = circular(source_z_mm=[0, 1, 2, 3])
+    other = geometry.with_detector((12, 60), (5.0, 36.5))
+    assert other.detector_shape == (12, 60)
+    assert other.orbit is not None and other.orbit.principal_point_px == (5.0, 36.5)
+    assert np.array_equal(other.source_mm, geometry.source_mm)
+    assert geometry.with_detector(geometry.detector_shape) == geometry
+    with pytest.raises(GeometryError, match="only a circular orbit"):
+        tilted().with_detector((2, 2))
+
+
+@pytest.mark.parametrize("turn", ["in_plane_rad", "about_u_rad", "about_v_rad"])
+def test_a_tilted_detector_turns_about_its_principal_point(turn: str) -> None:
+    geometry = circular(source_z_mm=[0, 1, 2, 3])
+    other = geometry.with_tilted_detector(**{turn: 0.1})
+    assert other.orbit is None
+    assert geometry.with_tilted_detector(**{turn: 0.0}) == geometry
+    axis = np.column_stack([np.zeros((4, 2)), [0, 1, 2, 3]])
+    for view in range(4):
+        row, column, _ = other[view].project([axis[view]])
+        np.testing.assert_allclose([row.item(), column.item()], [18.25, 26.5])
+
+    def pixel(scan: ScanGeometry, row: float, column: float) -> np.ndarray:
+        up, right = (row - 19.5) * scan.v_mm, (column - 24.5) * scan.u_mm
+        return np.asarray(scan.detector_center_mm + up + right)
+
+    pivot, u, v = pixel(geometry, 18.25, 26.5), geometry.u_mm / 0.12, geometry.v_mm / 0.11
+    towards_source = geometry.source_mm - pivot
+    towards_source /= np.linalg.norm(towards_source, axis=1)[:, None]
+    last_row, last_column = pixel(other, 28.25, 26.5) - pivot, pixel(other, 18.25, 36.5) - pivot
+    np.testing.assert_allclose(np.linalg.norm(last_row, axis=1), 1.1)
+    np.testing.assert_allclose(np.linalg.norm(last_column, axis=1), 1.2)
+    moved = {
+        "in_plane_rad": (last_column * v, 1.2),
+        "about_u_rad": (last_row * towards_source, 1.1),
+        "about_v_rad": (last_column * -towards_source, 1.2),
+    }
+    along, length = moved[turn]
+    np.testing.assert_allclose(along.sum(axis=1), length * math.sin(0.1))
+    still = last_column * u if turn == "about_u_rad" else last_row * v if turn == "about_v_rad" else last_row * -u
+    expected = {"about_u_rad": 1.2, "about_v_rad": 1.1, "in_plane_rad": 1.1 * math.sin(0.1)}[turn]
+    np.testing.assert_allclose(still.sum(axis=1), expected)
+
+
+def test_tilts_come_one_after_the_other() -> None:
+    geometry = circular()
+    tilted = geometry.with_tilted_detector(in_plane_rad=0.2, about_u_rad=0.3)
+    # The in-plane turn comes first: then the column axis has a share of the row axis that the second turn tilts.
+    towards_source = np.array([np.sin(geometry.angles_rad), -np.cos(geometry.angles_rad), 0 * geometry.angles_rad]).T
+    share = (tilted.u_mm * towards_source).sum(axis=1) / 0.12
+    np.testing.assert_allclose(share, math.sin(0.2) * math.sin(0.3))
+    with pytest.raises(GeometryError, match="in_plane_rad must be an angle between -pi/2 and pi/2 rad, got 5"):
+        geometry.with_tilted_detector(in_plane_rad=5)
+    with pytest.raises(GeometryError, match="only a circular orbit"):
+        tilted.with_tilted_detector(about_v_rad=0.1)
+
+
 # --- value semantics ---------------------------------------------------------------------------------------------
 
 
@@ -140,12 +223,13 @@ def test_geometries_differ_when_anything_differs() -> None:
         circular(angles_rad=[0.1, 0.7, 2.0, 4.6]),
         circular(angles_rad=[0.1, 0.7, 2.0]),
         circular(principal_point_px=(18.0, 26.5)),
+        circular(source_z_mm=1.0),
         tilted(),
     ]
     assert circular() == circular()
     assert all(circular() != other for other in others)
     assert circular() != "circular"
-    assert len({circular(), circular(), *others}) == 9
+    assert len({circular(), circular(), *others}) == 10
 
 
 def test_geometries_cannot_be_changed() -> None:

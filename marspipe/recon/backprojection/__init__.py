@@ -10,25 +10,120 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from marspipe.errors import GeometryError, InputError
 from marspipe.recon.backprojection.cpu import backproject_cpu
+from marspipe.recon.backprojection.device import cuda_available, require_cuda
 from marspipe.recon.backprojection.reference import backproject_reference
 from marspipe.recon.backprojection.threads import thread_count
 from marspipe.scan.geometry import ScanGeometry
 from marspipe.scan.grid import VolumeGrid
 
-#: The kernels by name; each is called as ``kernel(filtered, geometry, grid, out, row_first=, threads=)``.
+
+def _backproject_cuda(*arguments: Any, **options: Any) -> None:
+    from marspipe.recon.backprojection.device_volume import backproject_cuda
+
+    backproject_cuda(*arguments, **options)
+
+
+#: The kernels by name; ``kernel(filtered, geometry, grid, out, row_first=, threads=, slice_weights=)``.
 BACKENDS: dict[str, Callable[..., None]] = {
-    "auto": backproject_cpu,
     "cpu": backproject_cpu,
+    "cuda": _backproject_cuda,
     "reference": backproject_reference,
 }
 
-__all__ = ["BACKENDS", "backproject", "check_backend", "empty_batch", "whole_row_groups"]
+__all__ = [
+    "BACKENDS",
+    "Backprojection",
+    "backproject",
+    "choose_backend",
+    "empty_batch",
+    "start_backprojection",
+    "whole_row_groups",
+]
+
+
+class Backprojection(Protocol):
+    """A volume in the making, on the host or on a device: views are added batch by batch."""
+
+    def add(
+        self,
+        filtered: NDArray[np.float32],
+        geometry: ScanGeometry,
+        *,
+        row_first: int = 0,
+        slice_weights: NDArray[np.float32] | None = None,
+    ) -> None:
+        """Add a batch of filtered views; parameters and errors are those of :func:`backproject`."""
+
+    def volume(self) -> NDArray[np.float32]:
+        """Return what was added up so far, float32 ``[z, y, x]``, on the host, 1/mm."""
+
+
+def start_backprojection(
+    grid: VolumeGrid, *, backend: str = "auto", threads: int | None = None, device: int = 0
+) -> Backprojection:
+    """Return an empty volume to add views to.
+
+    Parameters
+    ----------
+    grid : VolumeGrid
+        The volume, or the window of one.
+    backend : str
+        ``"auto"`` or a name of :data:`BACKENDS`.
+    threads : int, optional
+        Threads of a host kernel; by default numba's, all cores.
+    device : int
+        Number of the CUDA device.
+
+    Raises
+    ------
+    InputError
+        If the backend is unknown, or the volume does not fit into the device's memory.
+    EnvironmentMissingError
+        If the backend needs a device that is not there.
+    """
+    backend = choose_backend(backend)
+    if backend == "cuda":
+        from marspipe.recon.backprojection.device_volume import CudaBackprojection
+
+        return CudaBackprojection(grid, device=device)
+    return _HostBackprojection(grid, backend, threads)
+
+
+class _HostBackprojection:
+    """A volume in the host's memory."""
+
+    def __init__(self, grid: VolumeGrid, backend: str, threads: int | None) -> None:
+        self._grid, self._backend, self._threads = grid, backend, threads
+        self._volume = np.zeros(grid.shape, np.float32)
+
+    def add(
+        self,
+        filtered: NDArray[np.float32],
+        geometry: ScanGeometry,
+        *,
+        row_first: int = 0,
+        slice_weights: NDArray[np.float32] | None = None,
+    ) -> None:
+        backproject(
+            filtered,
+            geometry,
+            self._grid,
+            self._volume,
+            row_first=row_first,
+            backend=self._backend,
+            threads=self._threads,
+            slice_weights=slice_weights,
+        )
+
+    def volume(self) -> NDArray[np.float32]:
+        return self._volume
 
 
 def backproject(
@@ -40,6 +135,7 @@ def backproject(
     row_first: int = 0,
     backend: str = "auto",
     threads: int | None = None,
+    slice_weights: NDArray[np.float32] | None = None,
 ) -> None:
     """Add the backprojection of a batch of filtered views to a volume, in place.
 
@@ -58,9 +154,11 @@ def backproject(
         First detector row of the band. The band must hold the rows that the grid needs
         (:meth:`ScanGeometry.rows_for` gives them).
     backend : str
-        A name of :data:`BACKENDS`.
+        ``"auto"`` or a name of :data:`BACKENDS`.
     threads : int, optional
         Number of threads; by default numba's, all cores. The result does not depend on it.
+    slice_weights : ndarray, float32, shape (views, nz), C-contiguous, optional
+        Factor of every view in every slice, for sources that move along the axis; by default 1.
 
     Raises
     ------
@@ -69,11 +167,25 @@ def backproject(
     GeometryError
         If the band lacks rows that the grid needs, or the grid reaches a source.
     """
-    kernel = BACKENDS[check_backend(backend)]
+    kernel = BACKENDS[choose_backend(backend)]
     thread_count(threads)
+    check_views(filtered, geometry, grid, row_first, slice_weights)
+    _check_array("out", out, 3)
+    if out.shape != grid.shape:
+        raise InputError(f"out must have the grid's shape {grid.shape}, got {out.shape}")
+    kernel(filtered, geometry, grid, out, row_first=row_first, threads=threads, slice_weights=slice_weights)
+
+
+def check_views(
+    filtered: NDArray[np.float32],
+    geometry: ScanGeometry,
+    grid: VolumeGrid,
+    row_first: int,
+    slice_weights: NDArray[np.float32] | None,
+) -> None:
+    """Refuse a batch of filtered views that does not fit its geometry or grid, as :func:`backproject` says."""
     rows, cols = geometry.detector_shape
     _check_array("filtered", filtered, 3)
-    _check_array("out", out, 3)
     n_rows = filtered.shape[2]
     if filtered.shape[:2] != (len(geometry), cols) or n_rows < 1:
         raise InputError(
@@ -82,13 +194,17 @@ def backproject(
         )
     if row_first < 0 or row_first + n_rows > rows:
         raise InputError(f"the band of rows {row_first}..{row_first + n_rows - 1} leaves the detector of {rows} rows")
-    if out.shape != grid.shape:
-        raise InputError(f"out must have the grid's shape {grid.shape}, got {out.shape}")
+    if slice_weights is not None:
+        _check_array("slice_weights", slice_weights, 2)
+        if slice_weights.shape != (len(geometry), grid.shape[0]):
+            raise InputError(
+                f"slice_weights must have shape {(len(geometry), grid.shape[0])} (views, slices), "
+                f"got {slice_weights.shape}"
+            )
     if not (math.isfinite(filtered.min()) and math.isfinite(filtered.max())):
         bad = int(np.flatnonzero(~np.isfinite(filtered).all(axis=(1, 2)))[0])
         raise InputError(f"filtered must be finite, but view {bad} of the batch is not")
     _check_band(geometry, grid, row_first, n_rows)
-    kernel(filtered, geometry, grid, out, row_first=row_first, threads=threads)
 
 
 def empty_batch(n_views: int, n_columns: int, n_rows: int) -> NDArray[np.float32]:
@@ -105,10 +221,22 @@ def whole_row_groups(first: int, stop: int, rows: int) -> tuple[int, int]:
     return max(0, stop - -(-(stop - first) // 16) * 16), stop
 
 
-def check_backend(backend: str) -> str:
-    """Return the name of a backend, or raise InputError with the names there are."""
+def choose_backend(backend: str) -> str:
+    """Return the backend meant: ``"auto"`` is cuda where numba-cuda finds a device, else cpu.
+
+    Raises
+    ------
+    InputError
+        If there is no backend of this name.
+    EnvironmentMissingError
+        If it is cuda, and a package, a driver or a device is missing.
+    """
+    if backend == "auto":
+        return "cuda" if cuda_available() else "cpu"
     if backend not in BACKENDS:
-        raise InputError(f"backend must be one of {', '.join(BACKENDS)}, got {backend!r}")
+        raise InputError(f"backend must be one of {', '.join(['auto', *BACKENDS])}, got {backend!r}")
+    if backend == "cuda":
+        require_cuda()
     return backend
 
 

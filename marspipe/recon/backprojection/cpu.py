@@ -10,7 +10,9 @@ from numpy.typing import NDArray
 
 from marspipe.errors import GeometryError, InputError
 from marspipe.recon.backprojection.general import backproject_general
-from marspipe.recon.backprojection.simd import LANES, TILE, add_tiles
+from marspipe.recon.backprojection.lanes import LANES
+from marspipe.recon.backprojection.simd import TILE, add_tiles
+from marspipe.recon.backprojection.thin import add_lines
 from marspipe.recon.backprojection.threads import numba_config, run_in_threads
 from marspipe.scan.geometry import ScanGeometry
 from marspipe.scan.grid import VolumeGrid
@@ -19,6 +21,8 @@ SIMD = ("auto", "avx512", "portable")
 
 # Voxels of a column that are worked on at once: columns of this many voxels and their rows stay in the caches.
 _Z_BLOCK = 512
+# Up to this many slices the vectors run along x instead: measured, see `marspipe bench kernel`.
+_THIN = 4
 # The permute reaches 32 neighboring rows: 15 steps of just under 2 rows, and the row above.
 _PERMUTE_STEP = 1.999
 
@@ -38,12 +42,11 @@ def backproject_cpu(
     *,
     row_first: int = 0,
     threads: int | None = None,
+    slice_weights: NDArray[np.float32] | None = None,
 ) -> None:
     """Add the backprojection to ``out`` with the fast kernel where the orbit allows, else with the general one."""
-    if geometry.orbit is not None:
-        backproject_circular(filtered, geometry, grid, out, row_first=row_first, threads=threads)
-    else:
-        backproject_general(filtered, geometry, grid, out, row_first=row_first, threads=threads)
+    kernel = backproject_general if geometry.orbit is None else backproject_circular
+    kernel(filtered, geometry, grid, out, row_first=row_first, threads=threads, slice_weights=slice_weights)
 
 
 def backproject_circular(
@@ -54,9 +57,10 @@ def backproject_circular(
     *,
     row_first: int = 0,
     threads: int | None = None,
+    slice_weights: NDArray[np.float32] | None = None,
     simd: str = "auto",
 ) -> None:
-    """Add the backprojection of a circular orbit to ``out``.
+    """Add the backprojection of a circular orbit, a helix or several circles to ``out``.
 
     Parameters are those of :func:`marspipe.recon.backprojection.backproject`, which checks them, and ``simd``:
     ``"auto"`` takes the AVX-512 path where the processor has it and a voxel column's rows lie close enough
@@ -91,15 +95,57 @@ def backproject_circular(
         sdd / orbit.pixel_pitch_mm[1],
         orbit.principal_point_px[1],
         grid.voxel_mm[0] * rows_per_mm,
-        grid.origin_mm()[0] * rows_per_mm,
         orbit.principal_point_px[0],
         math.ceil(steepest * z_block) + 3.0,
     )
+    origin_scale = (grid.origin_mm()[0] - geometry.source_mm[:, 2]) * rows_per_mm
+    weights, weight_stride = None, -(-n_z // LANES) * LANES
+    if slice_weights is not None:
+        padded = np.zeros((len(geometry), weight_stride), np.float32)
+        padded[:, :n_z] = slice_weights
+        weights = padded.reshape(-1)
     permute = True if _takes_permute(simd, steepest) else None
+    if n_z <= _THIN:
+
+        def add_thin(first: int, stop: int) -> None:
+            add_lines(
+                out,
+                first,
+                stop,
+                grid.start[0],
+                y_mm,
+                x_mm,
+                filtered,
+                row_first,
+                sin,
+                cos,
+                origin_scale,
+                constants,
+                weights,
+                weight_stride,
+            )
+
+        run_in_threads(add_thin, grid.shape[1], threads)
+        return
 
     def add(first: int, stop: int) -> None:
         add_tiles(
-            out, first, stop, grid.start[0], z_block, y_mm, x_mm, filtered, row_first, sin, cos, constants, permute
+            out,
+            first,
+            stop,
+            grid.start[0],
+            z_block,
+            y_mm,
+            x_mm,
+            filtered,
+            row_first,
+            sin,
+            cos,
+            origin_scale,
+            constants,
+            weights,
+            weight_stride,
+            permute,
         )
 
     run_in_threads(add, -(-grid.shape[1] // TILE) * -(-grid.shape[2] // TILE), threads)

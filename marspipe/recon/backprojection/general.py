@@ -19,6 +19,7 @@ def backproject_general(
     *,
     row_first: int = 0,
     threads: int | None = None,
+    slice_weights: NDArray[np.float32] | None = None,
 ) -> None:
     """Add the backprojection to ``out``, whatever the geometry: tilted detectors, helices, camera positions.
 
@@ -29,14 +30,14 @@ def backproject_general(
     rows = geometry.detector_shape[0]
 
     def add(first: int, stop: int) -> None:
-        _add_voxel_rows(out, first, stop, z_mm, y_mm, x_mm, filtered, row_first, rows, matrices)
+        _add_voxel_rows(out, first, stop, z_mm, y_mm, x_mm, filtered, row_first, rows, matrices, slice_weights)
 
     run_in_threads(add, grid.shape[0] * grid.shape[1], threads)
 
 
 @njit(nogil=True, error_model="numpy", cache=True)
 def _add_voxel_rows(  # type: ignore[no-untyped-def]
-    volume, first, stop, z_mm, y_mm, x_mm, filtered, row_first, detector_rows, matrices
+    volume, first, stop, z_mm, y_mm, x_mm, filtered, row_first, detector_rows, matrices, slice_weights
 ):
     """Add all views to the voxel rows (runs along x) ``first .. stop - 1`` of a volume, counted along y first."""
     n_views, n_cols, n_rows = filtered.shape
@@ -45,6 +46,11 @@ def _add_voxel_rows(  # type: ignore[no-untyped-def]
         z, y = z_mm[number // n_y], y_mm[number % n_y]
         line = volume[number // n_y, number % n_y]
         for view in range(n_views):
+            factor = np.float32(1.0)
+            if slice_weights is not None:
+                factor = slice_weights[view, number // n_y]
+                if factor == 0.0:
+                    continue
             p = matrices[view]
             u_0 = p[0, 1] * y + p[0, 2] * z + p[0, 3]
             v_0 = p[1, 1] * y + p[1, 2] * z + p[1, 3]
@@ -71,4 +77,4 @@ def _add_voxel_rows(  # type: ignore[no-untyped-def]
                         value += a * (1.0 - b) * filtered[view, column + 1, at]
                     if 0 <= at + 1 < n_rows:
                         value += a * b * filtered[view, column + 1, at + 1]
-                line[i] += np.float32(inverse * inverse * value)
+                line[i] += np.float32(inverse * inverse * value) * factor

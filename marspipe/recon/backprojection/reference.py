@@ -17,6 +17,7 @@ def backproject_reference(
     *,
     row_first: int = 0,
     threads: int | None = None,
+    slice_weights: NDArray[np.float32] | None = None,
 ) -> None:
     """Add the backprojection to ``out`` slice by slice, positions and values in float64; for tests, not for work.
 
@@ -25,7 +26,9 @@ def backproject_reference(
     rows, cols = geometry.detector_shape
     n_rows = filtered.shape[2]
     y, x = np.meshgrid(grid.axis_mm("y"), grid.axis_mm("x"), indexing="ij")
-    for data, matrix in zip(filtered, geometry.projection_matrices(), strict=True):
+    if slice_weights is None:
+        slice_weights = np.ones((len(geometry), grid.shape[0]), np.float32)
+    for data, matrix, factors in zip(filtered, geometry.projection_matrices(), slice_weights, strict=True):
         # One row and column of zeros on each side: pixels beside the detector count as zero.
         padded = np.zeros((cols + 2, rows + 2))
         padded[1 : cols + 1, 1 + row_first : 1 + row_first + n_rows] = data
@@ -37,4 +40,4 @@ def backproject_reference(
             a, b = u - column, v - row
             left = (1 - b) * padded[column, row] + b * padded[column, row + 1]
             right = (1 - b) * padded[column + 1, row] + b * padded[column + 1, row + 1]
-            out[k] += (((1 - a) * left + a * right) / w**2).astype(np.float32)
+            out[k] += (factors[k] * ((1 - a) * left + a * right) / w**2).astype(np.float32)

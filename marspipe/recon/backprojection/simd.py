@@ -1,4 +1,4 @@
-"""The vector part of the fast kernel: small numba intrinsics, and the tile loop that they carry.
+"""The fast kernel: the two vector loops that carry it, and the walk through tiles of voxels around them.
 
 For a circular orbit and one (x, y, view) the detector column, the distance weight and the step in detector rows from
 one z slice to the next are constants. The tile loop interpolates that one column between its two neighbors, weight
@@ -7,78 +7,41 @@ folded in, and then every voxel of the column takes one linear interpolation alo
 Sixteen neighboring voxels read at most 31 neighboring rows when the step is below two rows, so two contiguous loads
 and a two-register permute (AVX-512) stand for 16 gathered loads. Elsewhere the same instructions run on 16 lanes of
 whatever vectors the processor has, with one load of two floats per lane. Both paths are one text that differs in that
-fetch alone, so they give the same bits. Fused multiply-adds are asked for by name and nothing may be reassociated.
-
-The kernel stands in this file, beside the intrinsics, because numba's cache looks at the file of the kernel alone.
+fetch alone, so they give the same bits.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from llvmlite import ir
 from numba import njit, types
-from numba.core import cgutils as numba_cgutils
-from numba.extending import intrinsic as numba_intrinsic
 
-LANES = 16
+from marspipe.recon.backprojection.lanes import (
+    F32,
+    F64,
+    I32,
+    I64,
+    IOTA,
+    LANES,
+    V16,
+    W16,
+    Codegen,
+    call,
+    cgutils,
+    data_of,
+    fma32,
+    integer,
+    intrinsic,
+    load,
+    splat,
+    store,
+    transpose_block,
+)
+
 TILE = 16  # voxels of a tile along x and y: 64 bytes of a volume row, and projections that stay in the L2 cache
 VIEWS_AT_ONCE = 4  # interpolated columns kept in the L1 cache while a column of voxels runs over them
-
-_F32, _F64 = ir.FloatType(), ir.DoubleType()
-_I32, _I64 = ir.IntType(32), ir.IntType(64)
-_V16 = ir.VectorType(_F32, LANES)
-_W16 = ir.VectorType(_I32, LANES)
-_IOTA = ir.Constant(_W16, list(range(LANES)))
-
-Codegen = Callable[[Any, Any, Any, Any], Any]
-
-# numba types these by halves, differently from version to version.
-cgutils: Any = numba_cgutils
-intrinsic: Any = numba_intrinsic
-
-
-def _int(value: int) -> ir.Constant:
-    return ir.Constant(_I64, value)
-
-
-def _data(context: Any, builder: Any, array_type: Any, array: Any) -> Any:
-    return context.make_array(array_type)(context, builder, array).data
-
-
-def _splat(builder: Any, scalar: Any, vector: ir.VectorType) -> Any:
-    undefined = ir.Constant(vector, ir.Undefined)
-    first = builder.insert_element(undefined, scalar, ir.Constant(_I32, 0))
-    return builder.shuffle_vector(first, undefined, ir.Constant(_W16, [0] * LANES))
-
-
-def _load(builder: Any, pointer: Any, index: Any, align: int = 4) -> Any:
-    value = builder.load(builder.bitcast(builder.gep(pointer, [index]), _V16.as_pointer()))
-    value.align = align
-    return value
-
-
-def _store(builder: Any, value: Any, pointer: Any, index: Any, align: int = 4) -> None:
-    stored = builder.store(value, builder.bitcast(builder.gep(pointer, [index]), _V16.as_pointer()))
-    stored.align = align
-
-
-def _call(builder: Any, name: str, result: Any, *values: Any) -> Any:
-    kind = ir.FunctionType(result, [v.type for v in values])
-    return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), list(values))
-
-
-@intrinsic
-def fma32(typingctx: Any, a: Any, b: Any, c: Any) -> tuple[Any, Codegen]:
-    """Return ``a * b + c`` of three float32 with one rounding."""
-    signature = types.float32(types.float32, types.float32, types.float32)
-
-    def codegen(context: Any, builder: Any, sig: Any, values: Any) -> Any:
-        return _call(builder, "llvm.fma.f32", _F32, *values)
-
-    return signature, codegen
 
 
 @intrinsic
@@ -93,16 +56,14 @@ def blend_columns(
 
     def codegen(context: Any, builder: Any, sig: Any, values: Any) -> Any:
         _, to_, _, left_, right_, blocks_, w_left_, w_right_ = values
-        target_ = _data(context, builder, sig.args[0], values[0])
-        source_ = _data(context, builder, sig.args[2], values[2])
-        a, b = _splat(builder, w_left_, _V16), _splat(builder, w_right_, _V16)
+        target_ = data_of(context, builder, sig.args[0], values[0])
+        source_ = data_of(context, builder, sig.args[2], values[2])
+        a, b = splat(builder, w_left_, V16), splat(builder, w_right_, V16)
         with cgutils.for_range(builder, blocks_) as loop:
-            at = builder.mul(loop.index, _int(LANES))
-            from_left = builder.fmul(a, _load(builder, source_, builder.add(left_, at)))
-            both = _call(
-                builder, "llvm.fma.v16f32", _V16, b, _load(builder, source_, builder.add(right_, at)), from_left
-            )
-            _store(builder, both, target_, builder.add(to_, at), align=64)
+            at = builder.mul(loop.index, integer(LANES))
+            from_left = builder.fmul(a, load(builder, source_, builder.add(left_, at)))
+            both = call(builder, "llvm.fma.v16f32", V16, b, load(builder, source_, builder.add(right_, at)), from_left)
+            store(builder, both, target_, builder.add(to_, at), align=64)
         return context.get_dummy_value()
 
     return signature, codegen
@@ -121,13 +82,16 @@ def add_columns(
     row_step: Any,
     row_base: Any,
     n_columns: Any,
+    weights: Any,
+    weight_base: Any,
     permute: Any,
 ) -> tuple[Any, Codegen]:
     """Add ``n_columns`` detector columns, in their order, to one column of ``16 * blocks`` voxels.
 
     Voxel ``voxels[first + i]`` has lattice index ``k = k_first + i`` and reads column ``j`` at row
     ``fma(k, row_step[j], row_of_origin[j])``; row ``r`` of column ``j`` stands at
-    ``columns[j * stride + r - row_base[j]]``. ``permute`` is None for the portable fetch, True for AVX-512.
+    ``columns[j * stride + r - row_base[j]]``. The value counts ``weights[weight_base[j] + i]`` times, or once if
+    ``weights`` is None. ``permute`` is None for the portable fetch, True for AVX-512.
     """
     signature = types.void(
         voxels,
@@ -140,87 +104,73 @@ def add_columns(
         row_step,
         row_base,
         n_columns,
+        weights,
+        weight_base,
         permute,
     )
+    weighted = not isinstance(weights, types.NoneType)
     fetch = _fetch_lane_by_lane if isinstance(permute, types.NoneType) else _fetch_by_permute
 
     def codegen(context: Any, builder: Any, sig: Any, values: Any) -> Any:
         voxels_, columns_, origin_, step_, base_ = (
-            _data(context, builder, sig.args[i], values[i]) for i in (0, 4, 6, 7, 8)
+            data_of(context, builder, sig.args[i], values[i]) for i in (0, 4, 6, 7, 8)
         )
         first_, blocks_, k_first_, stride_, n_columns_ = (values[i] for i in (1, 2, 3, 5, 9))
-        sum_slot = cgutils.alloca_once(builder, _V16)
+        weights_, weight_base_ = (
+            (data_of(context, builder, sig.args[i], values[i]) for i in (10, 11)) if weighted else (None, None)
+        )
+        sum_slot = cgutils.alloca_once(builder, V16)
         with cgutils.for_range(builder, blocks_) as block:
-            at = builder.mul(block.index, _int(LANES))
-            k = builder.add(_splat(builder, builder.trunc(builder.add(k_first_, at), _I32), _W16), _IOTA)
-            k = builder.sitofp(k, _V16)
-            builder.store(_load(builder, voxels_, builder.add(first_, at), align=64), sum_slot)
+            at = builder.mul(block.index, integer(LANES))
+            k = builder.add(splat(builder, builder.trunc(builder.add(k_first_, at), I32), W16), IOTA)
+            k = builder.sitofp(k, V16)
+            builder.store(load(builder, voxels_, builder.add(first_, at), align=64), sum_slot)
             with cgutils.for_range(builder, n_columns_) as column:
                 j = column.index
-                step = _splat(builder, builder.load(builder.gep(step_, [j])), _V16)
-                origin = _splat(builder, builder.load(builder.gep(origin_, [j])), _V16)
-                row = _call(builder, "llvm.fma.v16f32", _V16, k, step, origin)
-                floor = _call(builder, "llvm.floor.v16f32", _V16, row)
+                step = splat(builder, builder.load(builder.gep(step_, [j])), V16)
+                origin = splat(builder, builder.load(builder.gep(origin_, [j])), V16)
+                row = call(builder, "llvm.fma.v16f32", V16, k, step, origin)
+                floor = call(builder, "llvm.floor.v16f32", V16, row)
                 fraction = builder.fsub(row, floor)
-                index = builder.fptosi(floor, _W16)
-                lowest = builder.extract_element(index, ir.Constant(_I32, 0))
-                index = builder.sub(index, _splat(builder, lowest, _W16))
-                start = builder.sub(builder.sext(lowest, _I64), builder.load(builder.gep(base_, [j])))
+                index = builder.fptosi(floor, W16)
+                lowest = builder.extract_element(index, ir.Constant(I32, 0))
+                index = builder.sub(index, splat(builder, lowest, W16))
+                start = builder.sub(builder.sext(lowest, I64), builder.load(builder.gep(base_, [j])))
                 window = builder.gep(columns_, [builder.add(start, builder.mul(j, stride_))])
                 below, above = fetch(builder, window, index)
-                value = _call(builder, "llvm.fma.v16f32", _V16, fraction, builder.fsub(above, below), below)
-                builder.store(builder.fadd(builder.load(sum_slot), value), sum_slot)
-            _store(builder, builder.load(sum_slot), voxels_, builder.add(first_, at), align=64)
+                value = call(builder, "llvm.fma.v16f32", V16, fraction, builder.fsub(above, below), below)
+                sum_before = builder.load(sum_slot)
+                if weighted:
+                    base = builder.load(builder.gep(weight_base_, [j]))
+                    weight = load(builder, weights_, builder.add(base, at))
+                    builder.store(call(builder, "llvm.fma.v16f32", V16, weight, value, sum_before), sum_slot)
+                else:
+                    builder.store(builder.fadd(sum_before, value), sum_slot)
+            store(builder, builder.load(sum_slot), voxels_, builder.add(first_, at), align=64)
         return context.get_dummy_value()
 
     return signature, codegen
 
 
 def _fetch_by_permute(builder: Any, window: Any, index: Any) -> tuple[Any, Any]:
-    low, high = _load(builder, window, _int(0)), _load(builder, window, _int(LANES))
+    low, high = load(builder, window, integer(0)), load(builder, window, integer(LANES))
     name = "llvm.x86.avx512.vpermi2var.ps.512"
-    next_index = builder.add(index, ir.Constant(_W16, [1] * LANES))
-    return _call(builder, name, _V16, low, index, high), _call(builder, name, _V16, low, next_index, high)
+    next_index = builder.add(index, ir.Constant(W16, [1] * LANES))
+    return call(builder, name, V16, low, index, high), call(builder, name, V16, low, next_index, high)
 
 
 def _fetch_lane_by_lane(builder: Any, window: Any, index: Any) -> tuple[Any, Any]:
     # The two rows of a lane lie side by side: one load of 64 bits fetches both.
-    pairs = ir.Constant(ir.VectorType(_F64, LANES), ir.Undefined)
+    pairs = ir.Constant(ir.VectorType(F64, LANES), ir.Undefined)
     for lane in range(LANES):
-        offset = builder.sext(builder.extract_element(index, ir.Constant(_I32, lane)), _I64)
-        pair = builder.load(builder.bitcast(builder.gep(window, [offset]), _F64.as_pointer()))
+        offset = builder.sext(builder.extract_element(index, ir.Constant(I32, lane)), I64)
+        pair = builder.load(builder.bitcast(builder.gep(window, [offset]), F64.as_pointer()))
         pair.align = 4
-        pairs = builder.insert_element(pairs, pair, ir.Constant(_I32, lane))
-    rows = builder.bitcast(pairs, ir.VectorType(_F32, 2 * LANES))
-    below = builder.shuffle_vector(rows, rows, ir.Constant(_W16, list(range(0, 2 * LANES, 2))))
-    above = builder.shuffle_vector(rows, rows, ir.Constant(_W16, list(range(1, 2 * LANES, 2))))
+        pairs = builder.insert_element(pairs, pair, ir.Constant(I32, lane))
+    rows = builder.bitcast(pairs, ir.VectorType(F32, 2 * LANES))
+    below = builder.shuffle_vector(rows, rows, ir.Constant(W16, list(range(0, 2 * LANES, 2))))
+    above = builder.shuffle_vector(rows, rows, ir.Constant(W16, list(range(1, 2 * LANES, 2))))
     return below, above
-
-
-@intrinsic
-def transpose_block(
-    typingctx: Any, source: Any, start: Any, stride: Any, target: Any, to: Any, to_stride: Any
-) -> tuple[Any, Codegen]:
-    """Transpose 16 x 16 float32: ``target[to + j to_stride + i] = source[start + i stride + j]``."""
-    signature = types.void(source, start, stride, target, to, to_stride)
-
-    def codegen(context: Any, builder: Any, sig: Any, values: Any) -> Any:
-        source_ = _data(context, builder, sig.args[0], values[0])
-        target_ = _data(context, builder, sig.args[3], values[3])
-        _, start_, stride_, _, to_, to_stride_ = values
-        rows = [_load(builder, source_, builder.add(start_, builder.mul(stride_, _int(i)))) for i in range(LANES)]
-        for half in (8, 4, 2, 1):  # swap the off-diagonal squares of this size
-            low = ir.Constant(_W16, [k - half + LANES if k & half else k for k in range(LANES)])
-            high = ir.Constant(_W16, [k + LANES if k & half else k + half for k in range(LANES)])
-            for i in range(LANES):
-                if not i & half:
-                    a, b = rows[i], rows[i + half]
-                    rows[i], rows[i + half] = builder.shuffle_vector(a, b, low), builder.shuffle_vector(a, b, high)
-        for i, row in enumerate(rows):
-            _store(builder, row, target_, builder.add(to_, builder.mul(to_stride_, _int(i))))
-        return context.get_dummy_value()
-
-    return signature, codegen
 
 
 @njit(inline="always")
@@ -232,7 +182,22 @@ def _aligned(n):  # type: ignore[no-untyped-def]
 
 @njit(nogil=True, error_model="numpy", cache=True)
 def add_tiles(  # type: ignore[no-untyped-def]
-    volume, first_tile, stop_tile, k_first, z_block, y_mm, x_mm, filtered, row_first, sin, cos, constants, permute
+    volume,
+    first_tile,
+    stop_tile,
+    k_first,
+    z_block,
+    y_mm,
+    x_mm,
+    filtered,
+    row_first,
+    sin,
+    cos,
+    origin_scale,
+    constants,
+    slice_weights,
+    weight_stride,
+    permute,
 ):
     """Add the views of a batch to tiles ``first_tile .. stop_tile - 1`` (16 x 16 columns of voxels each) of a volume.
 
@@ -252,14 +217,20 @@ def add_tiles(  # type: ignore[no-untyped-def]
         Detector row of ``filtered[:, :, 0]``.
     sin, cos : float64 [view]
         Of the view angles.
+    origin_scale : float64 [view]
+        Rows at the isocenter from the principal row to lattice slice 0, times source_to_isocenter_mm.
     constants : float64 tuple
         source_to_isocenter_mm, columns at the isocenter per mm times source_to_isocenter_mm, principal column,
-        rows at the isocenter per slice and at lattice slice 0 (from the principal row) times source_to_isocenter_mm,
-        principal row, largest number of rows a block of a column can reach over.
+        rows at the isocenter per slice times source_to_isocenter_mm, principal row, largest number of rows a block of
+        a column can reach over.
+    slice_weights : None or float32 [view * weight_stride + z]
+        Factor of every view in every slice of ``volume``.
+    weight_stride : int
+        The slices of ``volume``, up to a multiple of 16.
     permute : None or True
         See :func:`add_columns`.
     """
-    sod, u_scale, u_principal, step_scale, origin_scale, v_principal, reach = constants
+    sod, u_scale, u_principal, step_scale, v_principal, reach = constants
     n_views, n_cols, n_rows = filtered.shape
     nz, ny, nx = volume.shape
     flat_volume, flat_filtered = volume.reshape(-1), filtered.reshape(-1)
@@ -274,6 +245,7 @@ def add_tiles(  # type: ignore[no-untyped-def]
     row_of_origin = np.empty(VIEWS_AT_ONCE, np.float32)
     row_step = np.empty(VIEWS_AT_ONCE, np.float32)
     row_base = np.empty(VIEWS_AT_ONCE, np.int64)
+    weight_base = np.zeros(VIEWS_AT_ONCE, np.int64)
     column = np.empty((VIEWS_AT_ONCE, TILE), np.int64)
     w_left = np.empty((VIEWS_AT_ONCE, TILE), np.float32)
     w_right = np.empty((VIEWS_AT_ONCE, TILE), np.float32)
@@ -297,6 +269,7 @@ def add_tiles(  # type: ignore[no-untyped-def]
                     y_here = y_mm[y_first + y]
                     for j in range(n_group):
                         s, c = sin[view_first + j], cos[view_first + j]
+                        origin_here = origin_scale[view_first + j]
                         for x in range(n_x):
                             x_here = x_mm[x_first + x]
                             inverse = 1.0 / (sod - x_here * s + y_here * c)
@@ -307,7 +280,7 @@ def add_tiles(  # type: ignore[no-untyped-def]
                             column[j, x] = np.int64(whole)
                             w_left[j, x] = weight * (1.0 - fraction)
                             w_right[j, x] = weight * fraction
-                            origin = np.float32(origin_scale * inverse + v_principal)
+                            origin = np.float32(origin_here * inverse + v_principal)
                             step = np.float32(step_scale * inverse)
                             origins[j, x], steps[j, x] = origin, step
                             lowest[j, x] = np.int64(np.floor(fma32(k_low, step, origin)))
@@ -349,10 +322,23 @@ def add_tiles(  # type: ignore[no-untyped-def]
                             for r in range(to + length, n * stride + stop - row):
                                 columns[r] = 0.0
                             row_of_origin[n], row_step[n], row_base[n] = origin, step, row
+                            weight_base[n] = (view_first + j) * weight_stride + z_first
                             n += 1
                         first = (y * TILE + x) * z_stride
                         add_columns(
-                            tile, first, blocks, k, columns, stride, row_of_origin, row_step, row_base, n, permute
+                            tile,
+                            first,
+                            blocks,
+                            k,
+                            columns,
+                            stride,
+                            row_of_origin,
+                            row_step,
+                            row_base,
+                            n,
+                            slice_weights,
+                            weight_base,
+                            permute,
                         )
             _store_tile(flat_volume, tile, z_first, n_z, y_first, n_y, x_first, n_x, slice_stride, nx, z_stride)
 
@@ -387,19 +373,3 @@ def _store_tile(  # type: ignore[no-untyped-def]
                 for i in range(min(LANES, n_z - z)):
                     for x in range(n_x):
                         flat_volume[start + i * slice_stride + x] = tile[to + x * z_stride + i]
-
-
-@njit(nogil=True, error_model="numpy", cache=True)
-def transpose_rows(source, first_row, n_rows, target, to_column):  # type: ignore[no-untyped-def]
-    """Write ``source[first_row + i, j]`` to ``target[j, to_column + i]`` for all columns ``j`` of ``target``."""
-    n_columns, stride, to_stride = target.shape[0], source.shape[1], target.shape[1]
-    flat_source, flat_target = source.reshape(-1), target.reshape(-1)
-    for i in range(0, n_rows, LANES):
-        for j in range(0, n_columns, LANES):
-            start, to = (first_row + i) * stride + j, j * to_stride + to_column + i
-            if i + LANES <= n_rows and j + LANES <= n_columns:
-                transpose_block(flat_source, start, stride, flat_target, to, to_stride)
-            else:
-                for b in range(min(LANES, n_columns - j)):
-                    for a in range(min(LANES, n_rows - i)):
-                        flat_target[to + b * to_stride + a] = flat_source[start + a * stride + b]
