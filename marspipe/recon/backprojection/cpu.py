@@ -105,50 +105,12 @@ def backproject_circular(
         padded[:, :n_z] = slice_weights
         weights = padded.reshape(-1)
     permute = True if _takes_permute(simd, steepest) else None
+    scan = (grid.start[0], y_mm, x_mm, filtered, row_first, sin, cos, origin_scale, constants, weights, weight_stride)
     if n_z <= _THIN:
-
-        def add_thin(first: int, stop: int) -> None:
-            add_lines(
-                out,
-                first,
-                stop,
-                grid.start[0],
-                y_mm,
-                x_mm,
-                filtered,
-                row_first,
-                sin,
-                cos,
-                origin_scale,
-                constants,
-                weights,
-                weight_stride,
-            )
-
-        run_in_threads(add_thin, grid.shape[1], threads)
-        return
-
-    def add(first: int, stop: int) -> None:
-        add_tiles(
-            out,
-            first,
-            stop,
-            grid.start[0],
-            z_block,
-            y_mm,
-            x_mm,
-            filtered,
-            row_first,
-            sin,
-            cos,
-            origin_scale,
-            constants,
-            weights,
-            weight_stride,
-            permute,
-        )
-
-    run_in_threads(add, -(-grid.shape[1] // TILE) * -(-grid.shape[2] // TILE), threads)
+        run_in_threads(lambda first, stop: add_lines(out, first, stop, *scan), grid.shape[1], threads)
+    else:
+        tiles = -(-grid.shape[1] // TILE) * -(-grid.shape[2] // TILE)
+        run_in_threads(lambda first, stop: add_tiles(out, first, stop, *scan, z_block, permute), tiles, threads)
 
 
 def _takes_permute(simd: str, steepest: float) -> bool:

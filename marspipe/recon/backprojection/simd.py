@@ -186,7 +186,6 @@ def add_tiles(  # type: ignore[no-untyped-def]
     first_tile,
     stop_tile,
     k_first,
-    z_block,
     y_mm,
     x_mm,
     filtered,
@@ -197,6 +196,7 @@ def add_tiles(  # type: ignore[no-untyped-def]
     constants,
     slice_weights,
     weight_stride,
+    z_block,
     permute,
 ):
     """Add the views of a batch to tiles ``first_tile .. stop_tile - 1`` (16 x 16 columns of voxels each) of a volume.
@@ -208,8 +208,6 @@ def add_tiles(  # type: ignore[no-untyped-def]
         Tiles are counted along x first.
     k_first : int
         Lattice index of slice 0 of ``volume``.
-    z_block : int
-        Voxels of a column taken at once, a multiple of 16.
     y_mm, x_mm : float64 arrays
         Voxel centers.
     filtered : float32 [view, u, v], C-contiguous
@@ -227,6 +225,8 @@ def add_tiles(  # type: ignore[no-untyped-def]
         Factor of every view in every slice of ``volume``.
     weight_stride : int
         The slices of ``volume``, up to a multiple of 16.
+    z_block : int
+        Voxels of a column taken at once, a multiple of 16.
     permute : None or True
         See :func:`add_columns`.
     """
