@@ -38,3 +38,19 @@ def bin_counts(counters: NDArray[Any], bins: Sequence[CounterBin]) -> NDArray[np
         else:
             np.subtract(counters[energy_bin.plus], counters[energy_bin.minus], out=out, dtype=np.float32)
     return counts
+
+
+def fraction_without_counts(counts: NDArray[Any]) -> NDArray[np.float64]:
+    """Return which part of the pixels of every image has zero or negative counts, which the logarithm takes as zero.
+
+    Parameters
+    ----------
+    counts : ndarray, shape (..., v, u)
+        Counts per counter or energy bin. Many of them in a bin say that its thresholds are too close or the exposure
+        too short.
+
+    Returns
+    -------
+    ndarray, the leading shape of ``counts``, float64, 0 to 1
+    """
+    return np.asarray((np.asarray(counts) <= 0).mean(axis=(-2, -1)))
