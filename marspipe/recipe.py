@@ -87,6 +87,9 @@ class Preprocess(StrictModel):
 
     bad_pixels: BadPixels = BadPixels()
     inpaint_radius_px: int = Field(8, ge=1, le=64, description="Widest neighborhood that fills a bad pixel, px.")
+    gap_px: int = Field(
+        3, ge=1, le=64, description="Bad regions wider than this along rows and columns are gaps, bridged straight, px."
+    )
 
 
 class Filter(StrictModel):

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from marspipe.errors import ScanError
 from marspipe.pipeline.calibrate import read_calibration
 from marspipe.pipeline.plan import ReconstructionPlan, make_view_filter
+from marspipe.preprocess.bad_pixels import PixelLimits
 from marspipe.preprocess.chain import Calibration, Preprocessor
 from marspipe.recipe import Recipe
 from marspipe.recon.filtering import ViewFilter
@@ -170,10 +171,9 @@ def preprocessor_of(calibration: Calibration, bins: tuple[CounterBin, ...], reci
     return Preprocessor(
         calibration,
         bins,
-        dead_fraction=settings.bad_pixels.dead_fraction,
-        hot_fraction=settings.bad_pixels.hot_fraction,
-        noisy_dark_fraction=settings.bad_pixels.noisy_dark_fraction,
+        limits=PixelLimits(**settings.bad_pixels.model_dump()),
         inpaint_radius_px=settings.inpaint_radius_px,
+        gap_px=settings.gap_px,
     )
 
 

@@ -12,12 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from marspipe.errors import InputError
-from marspipe.preprocess.inpaint import Inpainter
 from marspipe.preprocess.pixel_statistics import PixelSums, excess_fano, fano_limits
 from marspipe.scan.energy import CounterBin
 
 __all__ = [
-    "Inpainter",
     "PixelFlag",
     "PixelLimits",
     "bin_flags",
@@ -25,7 +23,6 @@ __all__ = [
     "count_reasons",
     "drift_flags",
     "edge_flags",
-    "find_bad_pixels",
     "pixel_flags",
     "saturated",
     "unstable_flags",
@@ -113,19 +110,6 @@ def count_flags(open_beam: NDArray[Any], dark: NDArray[Any], limits: PixelLimits
     excess = np.where(finite, dark, 0.0) - np.median(np.asarray(dark)[finite])
     flags[finite & (excess > limits.noisy_dark_fraction * median)] |= np.uint8(PixelFlag.NOISY)
     return flags
-
-
-def find_bad_pixels(
-    open_beam: NDArray[Any],
-    dark: NDArray[Any],
-    *,
-    dead_fraction: float = 0.1,
-    hot_fraction: float = 5.0,
-    noisy_dark_fraction: float = 0.01,
-) -> NDArray[np.bool_]:
-    """Return the mask of :func:`count_flags`, shape (v, u), True where the pixel is bad."""
-    limits = PixelLimits(dead_fraction, hot_fraction, noisy_dark_fraction)
-    return np.asarray(count_flags(open_beam, dark, limits) != 0)
 
 
 def unstable_flags(open_beam: PixelSums, limits: PixelLimits | None = None) -> Flags:

@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from marspipe.errors import ScanError
-from marspipe.preprocess.bad_pixels import Inpainter, find_bad_pixels
+from marspipe.preprocess.bad_pixels import PixelFlag, PixelLimits, bin_flags, count_flags
 from marspipe.preprocess.counts import bin_counts
+from marspipe.preprocess.inpaint import FrameFiller
 from marspipe.preprocess.logarithm import line_integrals, log_open_beam
 from marspipe.scan.energy import CounterBin
 
@@ -44,15 +45,16 @@ class Preprocessor:
         Open beam and dark of the scan.
     bins : sequence of CounterBin
         Energy bins.
-    dead_fraction, hot_fraction, noisy_dark_fraction : float
-        See :func:`marspipe.preprocess.bad_pixels.find_bad_pixels`.
-    inpaint_radius_px : int
-        See :class:`marspipe.preprocess.bad_pixels.Inpainter`.
+    limits : PixelLimits, optional
+        Where a good pixel ends.
+    inpaint_radius_px, gap_px : int
+        See :class:`marspipe.preprocess.inpaint.FrameFiller`.
 
     Attributes
     ----------
-    mask : ndarray, shape (n_bins, v, u), bool
-        Bad pixels of every bin: those of either counter, and those without open-beam counts in the bin.
+    flags : ndarray, shape (n_bins, v, u), uint8
+        Bits of :class:`~marspipe.preprocess.bad_pixels.PixelFlag` of every bin: those of either counter; dead where the
+        bin has no open-beam counts.
     """
 
     def __init__(
@@ -60,41 +62,29 @@ class Preprocessor:
         calibration: Calibration,
         bins: Sequence[CounterBin],
         *,
-        dead_fraction: float = 0.1,
-        hot_fraction: float = 5.0,
-        noisy_dark_fraction: float = 0.01,
+        limits: PixelLimits | None = None,
         inpaint_radius_px: int = 8,
+        gap_px: int = 3,
     ) -> None:
         self.bins = tuple(bins)
         self._dark = calibration.dark if calibration.dark.any() else None
-        bad = np.stack(
-            [
-                find_bad_pixels(
-                    flat,
-                    dark,
-                    dead_fraction=dead_fraction,
-                    hot_fraction=hot_fraction,
-                    noisy_dark_fraction=noisy_dark_fraction,
-                )
-                for flat, dark in zip(calibration.open_beam, calibration.dark, strict=True)
-            ]
-        )
+        of_counters = [
+            count_flags(flat, dark, limits) for flat, dark in zip(calibration.open_beam, calibration.dark, strict=True)
+        ]
         open_counts = bin_counts(calibration.open_beam - calibration.dark, self.bins)
-        self.mask = open_counts <= 0
-        for mask, energy_bin in zip(self.mask, self.bins, strict=True):
-            mask |= bad[energy_bin.plus]
-            if energy_bin.minus is not None:
-                mask |= bad[energy_bin.minus]
-            if mask.all():
+        self.flags = bin_flags(np.stack(of_counters), self.bins)
+        self.flags[open_counts <= 0] |= np.uint8(PixelFlag.DEAD)
+        for flags, energy_bin in zip(self.flags, self.bins, strict=True):
+            if flags.all():
                 raise ScanError(f"bin {energy_bin.energy.label}: every pixel of the open beam is bad or empty")
         self._log_open_beam = log_open_beam(open_counts, calibration.n_open_beam)
-        self._inpainters = [Inpainter(mask, inpaint_radius_px) for mask in self.mask]
+        self._fillers = [FrameFiller(flags != 0, inpaint_radius_px, gap_px) for flags in self.flags]
 
     def __call__(self, counters: NDArray[Any]) -> NDArray[np.float32]:
         """Return line integrals, shape (n_bins, v, u), of counter images, shape (n_counters, v, u)."""
         if self._dark is not None:
             counters = np.subtract(counters, self._dark, dtype=np.float32)
         integrals = line_integrals(bin_counts(counters, self.bins), self._log_open_beam)
-        for inpainter, frame in zip(self._inpainters, integrals, strict=True):
-            inpainter.fill(frame)
+        for filler, frame in zip(self._fillers, integrals, strict=True):
+            filler.fill(frame)
         return integrals

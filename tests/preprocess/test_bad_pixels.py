@@ -12,7 +12,6 @@ from marspipe.preprocess.bad_pixels import (
     count_reasons,
     drift_flags,
     edge_flags,
-    find_bad_pixels,
     pixel_flags,
     saturated,
     unstable_flags,
@@ -38,7 +37,6 @@ def test_flags_name_every_reason() -> None:
         (4, 4): ("dead", "noisy"),
     }
     assert {tuple(p): PixelFlag(int(flags[tuple(p)])).reasons for p in np.argwhere(flags).tolist()} == expected
-    np.testing.assert_array_equal(find_bad_pixels(flat, dark), flags != 0)
     counted = count_reasons(flags)
     assert (counted["dead"], counted["hot"], counted["noisy"], counted["not finite"], counted["edge"]) == (
         2,
@@ -56,6 +54,14 @@ def test_flags_are_stored_as_one_byte_with_fixed_values() -> None:
     }  # fmt: skip
     assert PixelFlag(0).reasons == ()
     assert PixelFlag(255).reasons[-1] == "not finite"
+
+
+def test_a_dark_level_is_not_noise() -> None:
+    # An integrating detector has an offset of the same order in every pixel.
+    flat, dark = np.full((8, 8), 1000.0), np.full((8, 8), 300.0)
+    assert not count_flags(flat, dark).any()
+    flat[2, 2] = 350  # nearly dead
+    assert np.argwhere(count_flags(flat, dark) == PixelFlag.DEAD).tolist() == [[2, 2]]
 
 
 def test_a_dark_detector_is_all_dead() -> None:

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 
 from marspipe.errors import ScanError
-from marspipe.preprocess.bad_pixels import Inpainter, find_bad_pixels
+from marspipe.preprocess.bad_pixels import PixelFlag
 from marspipe.preprocess.chain import Calibration, Preprocessor
 from marspipe.preprocess.counts import bin_counts
+from marspipe.preprocess.inpaint import Inpainter
 from marspipe.preprocess.logarithm import line_integrals, log_open_beam
 from marspipe.scan.energy import Counter, counter_bins
 
@@ -37,22 +38,6 @@ def test_zero_and_negative_counts_stay_finite() -> None:
     p = line_integrals(np.array([[[0.0, -3.0]]], dtype=np.float32), log_open_beam(np.full((1, 1, 2), 100.0), 1))
     assert np.isfinite(p).all()
     np.testing.assert_allclose(p, np.log(100.5 / 0.5), rtol=1e-6)
-
-
-def test_bad_pixels_of_each_kind() -> None:
-    flat, dark = np.full((20, 30), 1000.0), np.zeros((20, 30))
-    flat[1, 1] = 0  # dead
-    flat[2, 2] = 50  # nearly dead
-    flat[3, 3] = 9000  # hot
-    dark[4, 4] = 200  # noisy
-    flat[5, 5] = np.nan
-    expected = {(i, i) for i in range(1, 6)}
-    assert {tuple(p) for p in np.argwhere(find_bad_pixels(flat, dark)).tolist()} == expected
-
-
-def test_a_dark_level_is_not_noise() -> None:
-    # an integrating detector has an offset of the same order in every pixel
-    assert not find_bad_pixels(np.full((8, 8), 1000.0), np.full((8, 8), 300.0)).any()
 
 
 def test_inpainting_restores_a_plane_and_leaves_good_pixels() -> None:
@@ -92,7 +77,7 @@ def test_chain_recovers_known_line_integrals() -> None:
     dark = np.full((2, 24, 32), 1000.0)
     calibration = Calibration((flat + dark).astype(np.float32), dark.astype(np.float32), 16)
     chain = Preprocessor(calibration, BINS)
-    assert not chain.mask.any()
+    assert not chain.flags.any()
     seen = np.round(counters + dark).astype(np.uint32)
     before = seen.copy()
     result = chain(seen)
@@ -106,8 +91,8 @@ def test_chain_fills_pixels_that_are_bad_in_either_counter() -> None:
     flat[1] = 400
     flat[1, 3, 4] = 0
     chain = Preprocessor(Calibration(flat, np.zeros_like(flat), 16), BINS)
-    assert chain.mask[:, 3, 4].all()
-    assert chain.mask.sum() == 2
+    assert (chain.flags[:, 3, 4] == PixelFlag.DEAD).all()
+    assert np.count_nonzero(chain.flags) == 2
     counters = np.full((2, 16, 16), 500, dtype=np.uint16)
     counters[1] = 200
     counters[:, 3, 4] = 4000
@@ -120,3 +105,12 @@ def test_a_bin_without_light_is_refused() -> None:
     flat = np.full((2, 4, 4), 1000.0, dtype=np.float32)
     with pytest.raises(ScanError, match="bin 20-40 keV: every pixel"):
         Preprocessor(Calibration(flat, np.zeros_like(flat), 1), BINS)
+
+
+def test_chain_bridges_gaps_between_chips() -> None:
+    flat = np.full((1, 20, 30), 1000.0, dtype=np.float32)
+    flat[0, :, 12:17] = 0
+    chain = Preprocessor(Calibration(flat, np.zeros_like(flat), 16), counter_bins([Counter(0, "SPM", 20.0)]))
+    truth = np.linspace(0.5, 1.5, 30, dtype=np.float32)[None] * np.ones((20, 1), np.float32)
+    seen = np.where(flat > 0, 1000.5 * np.exp(-truth) - 0.5, 0).astype(np.float32)
+    np.testing.assert_allclose(chain(seen)[0], truth, atol=2e-3)
