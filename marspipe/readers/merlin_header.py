@@ -1,7 +1,8 @@
 """The header of a Merlin ``.mib`` record: comma-separated ASCII fields, checked one by one.
 
 Fields 0 to 13 are positional; then follow the thresholds, one block of 27 DACs per chip and, from newer software, a
-tail that begins with ``MQ1A`` and tells UTC start, exposure and counter depth.
+tail that begins with ``MQ1A`` and tells UTC start, exposure and counter depth. Raw files of software 0.67 leave out
+thresholds and DACs; headers older than ``MQ1`` are brought into its order first.
 """
 
 from __future__ import annotations
@@ -11,15 +12,15 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from marspipe.errors import RawFormatError
+from marspipe.readers.merlin_assembly import Assembly, ChipEdges, edges_of, split_image, split_raw
+from marspipe.readers.merlin_old_header import OLD_HEADER_BYTES, OLD_MAGICS, modern_fields
+from marspipe.readers.merlin_raw import raw_bytes
 
 MAGIC = b"MQ1"
 
 # Counter depths (bits) that each pixel type can hold; R64 is the packed read-out stream.
 DEPTHS = {"U08": (1, 6), "U16": (12,), "U32": (24,), "R64": (1, 6, 12, 24)}
 PIXEL_BYTES = {"U08": 1, "U16": 2, "U32": 4}
-# Layouts that are read, with their number of chips. The others need their chips put together first.
-LAYOUTS = {"1x1": 1}
-
 PREFIX_BYTES = 64  # holds "MQ1,000001,00384," and whatever may stand in its place
 _HEADER_BYTES = range(128, 65537)
 _MAX_SIDE_PX = 16384
@@ -46,9 +47,9 @@ class MerlinHeader:
     sequence : int
         Acquisition sequence number.
     pixel_type, layout : str
-        ``U08``, ``U16``, ``U32`` or ``R64``; arrangement of the chips.
+        ``U08``, ``U16``, ``U32`` or ``R64``; arrangement of the chips, with a trailing ``G`` if gaps are filled.
     rows, cols : int
-        Image size.
+        Size of the image as it is delivered; the header of a raw image says another.
     counter : int
         Counter or color number of the image.
     color_mode : bool
@@ -63,6 +64,8 @@ class MerlinHeader:
         Start in UTC, ISO 8601, ns.
     start_ns : int or None
         Start in ns since 1970; in local time if the header has no UTC time.
+    assembly : Assembly
+        The chips of the image.
     """
 
     header_bytes: int
@@ -79,6 +82,7 @@ class MerlinHeader:
     exposure_s: float | None
     acquired_at: str | None
     start_ns: int | None
+    assembly: Assembly
 
     @property
     def record_bytes(self) -> int:
@@ -88,7 +92,9 @@ class MerlinHeader:
     @property
     def dtype(self) -> str:
         """NumPy name of the decoded pixel type."""
-        return f"uint{8 * PIXEL_BYTES.get(self.pixel_type, 1)}"
+        if self.pixel_type == "R64":
+            return {12: "uint16", 24: "uint32"}.get(self.counter_depth_bits or 1, "uint8")
+        return f"uint{8 * PIXEL_BYTES[self.pixel_type]}"
 
     @property
     def shape_of_record(self) -> tuple[object, ...]:
@@ -104,8 +110,18 @@ class MerlinHeader:
         )
 
 
+def chip_edges(header: MerlinHeader) -> ChipEdges:
+    """Return where the chips of a header's image begin and end, with masks of gaps and edges.
+
+    Without the ``G`` of the layout the chips abut: there are seams but no gap pixels.
+    """
+    return edges_of(header.assembly)
+
+
 def header_length(raw: bytes, where: str) -> int:
     """Return the length of the header that the first bytes of a record announce; RawFormatError if they do not."""
+    if raw.startswith(OLD_MAGICS):
+        return OLD_HEADER_BYTES
     if raw.startswith(b"MPX,"):
         raise RawFormatError(f"{where}: this is a capture of Merlin's network stream (MPX), expected a .mib file")
     if not raw.startswith(MAGIC + b","):
@@ -140,6 +156,11 @@ def parse_header(raw: bytes, where: str) -> MerlinHeader:
         fields = text.decode("ascii").rstrip().split(",")
     except UnicodeDecodeError as error:
         raise RawFormatError(f"{where}: the header is not ASCII text at byte {error.start}") from error
+    if raw.startswith(OLD_MAGICS):
+        modern = modern_fields(fields)
+        if modern is None:
+            raise RawFormatError(f"{where}: the header has {len(fields)} fields, expected 34 after {fields[0]}")
+        fields = modern
     if len(fields) < 14:
         raise RawFormatError(f"{where}: the header has {len(fields)} fields, expected at least 14")
 
@@ -147,7 +168,7 @@ def parse_header(raw: bytes, where: str) -> MerlinHeader:
     chips = _integer(fields[3], "number of chips", where, 1, 64)
     cols = _integer(fields[4], "image width", where, 1, _MAX_SIDE_PX)
     rows = _integer(fields[5], "image height", where, 1, _MAX_SIDE_PX)
-    pixel_type, layout = fields[6].strip(), fields[7].strip().removesuffix("G")
+    pixel_type, layout = fields[6].strip(), fields[7].strip()
     counter = _integer(fields[11], "counter number", where, 0, _MAX_COUNTERS - 1)
     color_mode = bool(_integer(fields[12], "color mode flag", where, 0, 1))
     acquired_at, exposure_s, depth = _tail(fields, where)
@@ -158,10 +179,6 @@ def parse_header(raw: bytes, where: str) -> MerlinHeader:
 
     if rows * cols > _MAX_PIXELS:
         raise RawFormatError(f"{where}: an image of {rows} x {cols} pixels is not credible")
-    if layout not in LAYOUTS:
-        raise RawFormatError(f"{where}: chip layout {layout!r} is not read; only {', '.join(LAYOUTS)} is")
-    if chips != LAYOUTS[layout]:
-        raise RawFormatError(f"{where}: layout {layout} has {LAYOUTS[layout]} chip, but the header counts {chips}")
     if counter > 1 and not color_mode:
         raise RawFormatError(f"{where}: counter {counter} needs color mode, but its flag is 0")
     if pixel_type not in DEPTHS:
@@ -170,14 +187,19 @@ def parse_header(raw: bytes, where: str) -> MerlinHeader:
         raise RawFormatError(f"{where}: pixel type {pixel_type} cannot hold a counter depth of {depth} bit")
     if depth is None and len(DEPTHS[pixel_type]) == 1:
         (depth,) = DEPTHS[pixel_type]
+    if pixel_type == "R64":
+        assembly, image_bytes = _raw_image(layout, chips, rows, cols, color_mode, depth, where)
+    else:
+        assembly = split_image(layout, chips, rows, cols, color_mode, where)
+        image_bytes = rows * cols * PIXEL_BYTES[pixel_type]
     return MerlinHeader(
         header_bytes=header_bytes,
-        image_bytes=_image_bytes(pixel_type, depth, rows, cols, where),
+        image_bytes=image_bytes,
         sequence=sequence,
         pixel_type=pixel_type,
         layout=layout,
-        rows=rows,
-        cols=cols,
+        rows=assembly.rows,
+        cols=assembly.cols,
         counter=counter,
         color_mode=color_mode,
         counter_depth_bits=depth,
@@ -185,20 +207,21 @@ def parse_header(raw: bytes, where: str) -> MerlinHeader:
         exposure_s=exposure_s or None,
         acquired_at=acquired_at,
         start_ns=_nanoseconds(acquired_at or fields[9]),
+        assembly=assembly,
     )
 
 
-def _image_bytes(pixel_type: str, depth: int | None, rows: int, cols: int, where: str) -> int:
-    if pixel_type != "R64":
-        return rows * cols * PIXEL_BYTES[pixel_type]
-    if depth != 1:
+def _raw_image(
+    layout: str, chips: int, rows: int, cols: int, color_mode: bool, depth: int | None, where: str
+) -> tuple[Assembly, int]:
+    if depth is None:
+        raise RawFormatError(f"{where}: the header of a raw (R64) image must tell its counter depth after MQ1A")
+    if color_mode:
         raise RawFormatError(
-            f"{where}: raw (R64) images of counter depth {depth} bit are not read, only 1 bit; "
-            "let Merlin write unpacked files (U08, U16, U32)"
+            f"{where}: raw (R64) images in color mode are not read; let Merlin write unpacked files (U08, U16, U32)"
         )
-    if cols % 64:
-        raise RawFormatError(f"{where}: a raw (R64) image needs a width in multiples of 64 pixels, got {cols}")
-    return rows * cols // 8
+    assembly = split_raw(layout, chips, rows, cols, depth, where)
+    return assembly, raw_bytes(assembly, depth)
 
 
 def _thresholds(fields: list[str], where: str) -> tuple[float, ...]:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from marspipe.simulate.merlin_writer import HEADER_BYTES, write_merlin
 
+START = datetime(2024, 5, 6, 7, 8, 9, tzinfo=UTC)
 REAL = Path(__file__).resolve().parents[2].parent / "shared" / "cases" / "merlin_single_chip"
 needs_real = pytest.mark.skipif(not REAL.is_dir(), reason=f"the real Merlin files are not at {REAL}")
 
@@ -31,25 +32,30 @@ def mib(
     depth: int = 12,
     color: bool | None = None,
     thresholds_kev: Sequence[float] = (20.0, 33.0, 50.0, 65.0),
+    start_time: datetime = START,
+    **more: Any,
 ) -> bytes:
-    """A sound file; frame n is the asymmetric frame plus n, so that no two are equal."""
-    largest = 2**depth - 1
-    frames = [
-        ((asymmetric(*shape, largest).astype(np.int64) + n) % (largest + 1)).astype(np.uint32)
-        for n in range(exposures * counters)
-    ]
+    """A sound file; frame n is the asymmetric frame plus n, so that no two are equal; ``more`` is the writer's."""
     file = io.BytesIO()
     write_merlin(
         file,
-        frames,
+        frames(exposures * counters, shape, depth),
         counter_depth_bits=depth,
         counters_per_exposure=counters,
         color_mode=counters > 2 if color is None else color,
         thresholds_kev=thresholds_kev,
         exposure_s=0.3,
-        start_time=datetime(2024, 5, 6, 7, 8, 9, tzinfo=UTC),
+        start_time=start_time,
+        **more,
     )
     return file.getvalue()
+
+
+def frames(n: int, shape: tuple[int, int], depth: int) -> list[NDArray[np.uint32]]:
+    """The frames of :func:`mib`."""
+    largest = 2**depth - 1
+    first = asymmetric(*shape, largest).astype(np.int64)
+    return [((first + k) % (largest + 1)).astype(np.uint32) for k in range(n)]
 
 
 def record_length(shape: tuple[int, int] = (4, 6), pixel_bytes: int = 2) -> int:

@@ -13,7 +13,7 @@ import pytest
 from marspipe.errors import InputError
 from marspipe.readers import merlin
 from marspipe.simulate.merlin_writer import write_merlin, write_merlin_header_file
-from tests.readers.merlin_files import REAL, asymmetric, mib, needs_real, same
+from tests.readers.merlin_files import REAL, asymmetric, frames, mib, needs_real, same
 
 CAMERA: dict[str, Any] = {
     "counter_depth_bits": 12,
@@ -25,24 +25,85 @@ CAMERA: dict[str, Any] = {
 }
 
 
-def written(frames: list[np.ndarray], **changes: Any) -> bytes:
+def written(images: list[np.ndarray], **changes: Any) -> bytes:
     file = io.BytesIO()
-    assert write_merlin(file, frames, **{**CAMERA, **changes}) == len(frames)
+    assert write_merlin(file, images, **{**CAMERA, **changes}) == len(images)
     return file.getvalue()
 
 
 @pytest.mark.parametrize(("counters", "color"), [(1, False), (2, False), (4, True), (5, True), (8, True)])
 @pytest.mark.parametrize(("depth", "dtype"), [(1, "uint8"), (6, "uint8"), (12, "uint16"), (24, "uint32")])
 def test_round_trip(depth: int, dtype: str, counters: int, color: bool, rng: np.random.Generator) -> None:
-    frames = [rng.integers(0, 2**depth, (8, 12), dtype=np.uint32) for _ in range(3 * counters)]
-    frames[0][0, 0] = 2**depth - 1
-    content = written(frames, counter_depth_bits=depth, counters_per_exposure=counters, color_mode=color)
+    images = [rng.integers(0, 2**depth, (8, 12), dtype=np.uint32) for _ in range(3 * counters)]
+    images[0][0, 0] = 2**depth - 1
+    content = written(images, counter_depth_bits=depth, counters_per_exposure=counters, color_mode=color)
     file = io.BytesIO(content)
     entries = merlin.index(file, "x.mib")
     assert [(e.exposure_index, e.counter) for e in entries] == [divmod(n, counters) for n in range(3 * counters)]
     assert {(e.dtype, e.counter_depth_bits, e.exposure_s) for e in entries} == {(dtype, depth, 0.3)}
     assert entries[0].thresholds_kev == (20.0, 33.17, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
-    assert all(same(got, frame) for got, frame in zip(merlin.read_many(file, entries), frames, strict=True))
+    assert all(same(got, frame) for got, frame in zip(merlin.read_many(file, entries), images, strict=True))
+
+
+ASSEMBLIES: list[dict[str, Any]] = [
+    {"shape": (6, 512), "layout": "2x2"},
+    {"shape": (8, 514), "layout": "2x2G"},
+    {"shape": (515, 515), "layout": "2x2G"},
+    {"shape": (3, 1024), "layout": "4x1"},
+    {"shape": (3, 1033), "layout": "4x1G"},
+    {"shape": (4, 256), "layout": "2x2", "counters": 8},
+    {"shape": (3, 256), "raw": True},
+    {"shape": (6, 512), "raw": True, "layout": "2x2"},
+    {"shape": (3, 256), "raw": True, "header": "bare"},
+    {"shape": (6, 512), "raw": True, "layout": "2x2", "header": "bare", "counters": 2},
+]
+
+
+@pytest.mark.parametrize("depth", [1, 6, 12, 24])
+@pytest.mark.parametrize("kind", ASSEMBLIES, ids=lambda k: " ".join(map(str, k.values())))
+def test_round_trip_of_assemblies_and_raw(kind: dict[str, Any], depth: int) -> None:
+    content = mib(exposures=2, depth=depth, **kind)
+    assert content == mib(exposures=2, depth=depth, **kind)
+    file = io.BytesIO(content)
+    entries = merlin.index(file, "x.mib")
+    expected = frames(2 * kind.get("counters", 1), kind["shape"], depth)
+    assert all(same(got, frame) for got, frame in zip(merlin.read_many(file, entries), expected, strict=True))
+    assert {e.dtype for e in entries} == {{1: "uint8", 6: "uint8", 12: "uint16", 24: "uint32"}[depth]}
+    assert {e.counter_depth_bits for e in entries} == {depth}
+    bare = kind.get("header") == "bare"
+    assert entries[0].thresholds_kev == (() if bare else (20.0, 33.0, 50.0, 65.0, 0.0, 0.0, 0.0, 0.0))
+
+
+@pytest.mark.parametrize(
+    ("depth", "dtype", "magic"), [(12, "uint16", b"12B,000001,0,"), (24, "uint32", b"24B,000001,0,")]
+)
+def test_round_trip_of_old_headers(depth: int, dtype: str, magic: bytes) -> None:
+    content = mib(exposures=2, depth=depth, shape=(256, 256), header="old")
+    assert content.startswith(magic)
+    assert len(content[:256].rstrip(b"\0").split(b",")) == 34
+    file = io.BytesIO(content)
+    entries = merlin.index(file, "x.mib")
+    assert [(e.sequence, e.counter, e.dtype, e.counter_depth_bits, e.exposure_s) for e in entries] == [
+        (n, 0, dtype, depth, 0.3) for n in (1, 2)
+    ]
+    assert {e.thresholds_kev for e in entries} == {(20.0, 33.0)}
+    assert {e.acquired_at for e in entries} == {None}  # local time without a zone
+    expected = frames(2, (256, 256), depth)
+    assert all(same(got, frame) for got, frame in zip(merlin.read_many(file, entries), expected, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("kind", "start"),
+    [
+        ({"shape": (4, 512), "layout": "2x2"}, b"MQ1,000001,00768,04,0512,0004,U16,   2x2,0F,"),
+        ({"shape": (4, 514), "layout": "2x2G"}, b"MQ1,000001,00768,04,0514,0004,U16,   2x2G,0F,"),
+        ({"shape": (4, 512), "layout": "2x2", "raw": True}, b"MQ1,000001,00768,04,1024,0002,R64,   2x2,0F,"),
+        ({"shape": (256, 256), "raw": True, "depth": 24}, b"MQ1,000001,00384,01,0512,0256,R64,   1x1,01,"),
+        ({"first_sequence": 41}, b"MQ1,000041,00384,01,0006,0004,U16,   1x1,01,"),
+    ],
+)
+def test_first_fields(kind: dict[str, Any], start: bytes) -> None:
+    assert mib(exposures=1, **kind).startswith(start)
 
 
 def test_same_frames_same_bytes() -> None:
@@ -98,7 +159,16 @@ def test_header_file_has_keys_of_a_real_one() -> None:
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({"chips": 4}, "only single-chip files are written, got chips=4"),
+        ({"layout": "3x2"}, "layout must be 1x1, 2x2 or Nx1 with a number N, with or without G, got '3x2'"),
+        ({"layout": "Nx1"}, "layout must be 1x1, 2x2 or Nx1 with a number N, with or without G, got 'Nx1'"),
+        ({"layout": "2x2"}, "layout 2x2 with chips of 256 px is 512 px wide, but the header says 2"),
+        ({"raw": True}, "a raw (R64) image of 1 chip(s) and 12 bit is 256 px wide in its header, got 2"),
+        ({"raw": True, "color_mode": True}, "raw images are not written in color mode"),
+        ({"header": "none"}, "header must be 'full', 'bare' or 'old', got 'none'"),
+        ({"header": "old", "counter_depth_bits": 6}, "an old header is for unpacked images of one chip, 12 or 24 bit"),
+        ({"header": "old"}, "an old header is for images of 256 x 256 pixels, got 2 x 2"),
+        ({"first_sequence": -1}, "first_sequence must be 0 to 999999, got -1"),
+        ({"exposure_s": 1e30}, "too long"),
         ({"counter_depth_bits": 16}, "counter_depth_bits must be 1, 6, 12 or 24, got 16"),
         ({"counters_per_exposure": 3}, "counters_per_exposure must be 1 to 2 without color mode, got 3"),
         ({"counters_per_exposure": 9, "color_mode": True}, "must be 1 to 8 in color mode, got 9"),
