@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from marspipe.readers import data_exchange, merlin
+from marspipe.readers import data_exchange, dicom_frames, merlin, nxtomo, tiff
 from marspipe.readers.frames import Frame, FrameEntry, FrameType, Reader
 from marspipe.readers.manifest import Orientation
 
@@ -25,6 +25,11 @@ READERS: dict[str, Reader] = {
         data_exchange.read,
         data_exchange.read_many,
         data_exchange.SUFFIXES,
+    ),
+    "nxtomo": Reader(nxtomo.index, nxtomo.count, nxtomo.read, nxtomo.read_many, nxtomo.SUFFIXES),
+    "tiff": Reader(tiff.index, tiff.count, tiff.read, tiff.read_many, tiff.SUFFIXES),
+    "dicom": Reader(
+        dicom_frames.index, dicom_frames.count, dicom_frames.read, dicom_frames.read_many, dicom_frames.SUFFIXES
     ),
 }
 

@@ -10,12 +10,13 @@ from numpy.typing import NDArray
 from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
 from marspipe.errors import ScanError
-from marspipe.readers import data_exchange
+from marspipe.readers import data_exchange, dicom_frames, nxtomo, tiff
 from marspipe.readers.frames import FrameType
 from marspipe.strict import StrictModel
 
-_READERS = ("merlin", "data_exchange")
-_DATASET_READERS = ("data_exchange",)
+_READERS = ("merlin", "data_exchange", "nxtomo", "tiff", "dicom")
+_DATASET_READERS = ("data_exchange", "nxtomo", "dicom")
+_ANGLE_READERS = ("data_exchange", "nxtomo", "tiff", "dicom")
 _UNITS = {"deg": ("deg", "degree", "degrees"), "rad": ("rad", "radian", "radians")}
 
 
@@ -28,9 +29,11 @@ class AngleRange(StrictModel):
 
 
 class AngleDataset(StrictModel):
-    """Angles stored in the HDF5 file itself."""
+    """Angles stored in the file itself."""
 
-    dataset: str = Field(description="HDF5 path, such as /exchange/theta.")
+    dataset: str = Field(
+        description="HDF5 path, such as /exchange/theta; `angle` of a scanner mapping; `angles` of a series file."
+    )
     unit: Literal["deg", "rad"] = Field(description="Unit of the stored angles.")
 
 
@@ -64,12 +67,18 @@ Angles = Annotated[
 
 
 class FileEntry(StrictModel):
-    """One raw file, or one dataset of an HDF5 file."""
+    """One raw file, one dataset of an HDF5 file, or a series file that lists raw files."""
 
     path: str = Field(min_length=1, description="Relative to the manifest, or an absolute path or URI.")
-    reader: str = Field(description="Format: merlin or data_exchange.", json_schema_extra={"enum": list(_READERS)})
+    reader: str = Field(
+        description="Format: merlin, data_exchange, nxtomo, tiff or dicom.", json_schema_extra={"enum": list(_READERS)}
+    )
     frame_type: FrameType = Field(description="What its frames are.")
-    dataset: str | None = Field(None, min_length=1, description="HDF5 path; by default the usual one of frame_type.")
+    dataset: str | None = Field(
+        None,
+        min_length=1,
+        description="HDF5 path (nxtomo: of an entry or detector), by default the usual one; dicom: scanner mapping.",
+    )
     angles_rad: Angles | None = Field(None, description="Angles of the exposures, rad; projections only.")
     sample_z_mm: float | HeightRange | Annotated[tuple[float, ...], Field(min_length=1)] = Field(
         0.0,
@@ -102,14 +111,13 @@ class FileEntry(StrictModel):
             raise ValueError(
                 f"angles_rad, first_view and sample_z_mm are for projections; {self.path!r} is {self.frame_type}"
             )
-        if self.reader not in _DATASET_READERS:
-            if self.dataset is not None:
-                raise ValueError(f"dataset {self.dataset!r} needs an HDF5 reader; {self.path!r} is {self.reader}")
-            if isinstance(self.angles_rad, AngleDataset):
-                raise ValueError(
-                    f"angles_rad.dataset {self.angles_rad.dataset!r} needs an HDF5 reader; "
-                    f"{self.path!r} is {self.reader}"
-                )
+        if self.reader not in _DATASET_READERS and self.dataset is not None:
+            raise ValueError(f"dataset {self.dataset!r} needs an HDF5 reader or dicom; {self.path!r} is {self.reader}")
+        if self.reader not in _ANGLE_READERS and isinstance(self.angles_rad, AngleDataset):
+            raise ValueError(
+                f"angles_rad.dataset {self.angles_rad.dataset!r} needs an HDF5 reader, tiff or dicom; "
+                f"{self.path!r} is {self.reader}"
+            )
         return self
 
     def literal_count(self) -> int | None:
@@ -146,7 +154,9 @@ class FileEntry(StrictModel):
         return heights
 
 
-def resolve_angles(entry: FileEntry, opened_file: BinaryIO | None = None) -> NDArray[np.float64]:
+def resolve_angles(
+    entry: FileEntry, opened_file: BinaryIO | None = None, uri: str | None = None
+) -> NDArray[np.float64]:
     """Return the angles of a projection file.
 
     Parameters
@@ -155,6 +165,8 @@ def resolve_angles(entry: FileEntry, opened_file: BinaryIO | None = None) -> NDA
         A projection file of the manifest.
     opened_file : seekable binary file, optional
         The raw file; needed only if the angles lie in it.
+    uri : str, optional
+        Where the file lies; by default the path in the manifest.
 
     Returns
     -------
@@ -175,7 +187,7 @@ def resolve_angles(entry: FileEntry, opened_file: BinaryIO | None = None) -> NDA
     if opened_file is None:
         raise ScanError(f"{entry.path}: the angles lie in {entry.angles_rad.dataset}; the file is needed to read them")
     dataset, unit = entry.angles_rad.dataset, entry.angles_rad.unit
-    values, stored_unit = data_exchange.read_angles(opened_file, entry.path, dataset)
+    values, stored_unit = _read_angles(entry, opened_file, uri or entry.path, dataset)
     claimed = next((u for u, names in _UNITS.items() if (stored_unit or "").strip().lower() in names), unit)
     if claimed != unit:
         raise ScanError(f"{entry.path}: {dataset} is stored in {stored_unit!r}, but the manifest says unit: {unit}")
@@ -184,3 +196,13 @@ def resolve_angles(entry: FileEntry, opened_file: BinaryIO | None = None) -> NDA
         found = f"angle {bad[0]} is {values[bad[0]]}" if bad.size else "it is empty"
         raise ScanError(f"{entry.path}: {dataset} must hold at least one angle, all finite, but {found}")
     return np.deg2rad(values) if unit == "deg" else values
+
+
+def _read_angles(entry: FileEntry, file: BinaryIO, uri: str, name: str) -> tuple[NDArray[np.float64], str | None]:
+    if entry.reader == "nxtomo":
+        return nxtomo.read_angles(file, uri, name, entry.dataset)
+    if entry.reader == "dicom":
+        return dicom_frames.read_angles(file, uri, name, entry.dataset)
+    if entry.reader == "tiff":
+        return tiff.read_angles(file, uri, name)
+    return data_exchange.read_angles(file, uri, name)

@@ -11,9 +11,9 @@ import io
 import os
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import Any
+from typing import Any, BinaryIO
 
 _WRITE_CHUNK_BYTES = 8 << 20
 _WRITE_ATTEMPTS = 3
@@ -112,10 +112,14 @@ def status(root: str, path: str) -> Any:
 
 
 class RangedFile(io.RawIOBase):
-    """A file on HDFS of which only the bytes asked for are fetched."""
+    """A file on HDFS of which only the bytes asked for are fetched.
 
-    def __init__(self, reader: Any, uri: str) -> None:
+    ``open_other`` opens a file beside it, for formats that link to others.
+    """
+
+    def __init__(self, reader: Any, uri: str, open_other: Callable[[str], BinaryIO] | None = None) -> None:
         self._reader, self._uri = reader, uri
+        self.name, self.open_other = uri, open_other
         self._size, self._position = len(reader), 0
 
     def readable(self) -> bool:

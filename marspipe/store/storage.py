@@ -92,7 +92,7 @@ def open_input(uri: str) -> BinaryIO:
         client = hdfs.client(root)
         if client.get_file_info(path).isdir:
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-        return cast(BinaryIO, io.BufferedReader(hdfs.RangedFile(client.read(path), uri), _BUFFER_BYTES))
+        return cast(BinaryIO, io.BufferedReader(hdfs.RangedFile(client.read(path), uri, open_input), _BUFFER_BYTES))
 
 
 def read_bytes(uri: str, offset: int = 0, length: int | None = None) -> bytes:
