@@ -17,7 +17,7 @@ from marspipe.cli.options import master_option
 if TYPE_CHECKING:
     from marspipe.bench.measure import Result
 
-PARTS = ("kernel", "filter", "fdk", "pipeline", "peers")
+PARTS = ("kernel", "filter", "fdk", "pipeline", "ingest", "peers")
 CUDA_PARTS = ("kernel", "fdk", "peers")
 # voxels along each axis, views, detector rows and columns
 SIZES = {
@@ -30,12 +30,15 @@ CUDA_SIZES = {
     "medium": [(512, 720, 1024), (1024, 720, 1024)],
     "large": [(512, 720, 1024), (1024, 720, 1024), (2048, 720, 1024)],
 }
+# raw scan that is ingested, MB
+INGEST_MB = {"small": 200, "medium": 2000, "large": 2000}
 # Larger volumes go through the device in slabs of slices, and are not reconstructed whole.
 CUDA_WHOLE_VOXELS = 1024
 
 FIGURES = {
     "gb_per_s": "GB/s",
     "mb_per_second": "MB/s",
+    "mb_per_second_per_core": "MB/s per core",
     "mpixel_per_s": "Mpixel/s",
     "times_one_thread": "x one thread",
     "times_bare": "x bare",
@@ -71,7 +74,7 @@ FIGURES = {
 def bench(
     what: tuple[str, ...], size: str, backend: str, threads: int | None, as_json: bool, master: str | None
 ) -> None:
-    """Measure kernels, filter, fdk() and the Spark pipeline on this machine, and its peers (all of them by default).
+    """Measure kernels, filter, fdk(), the Spark pipeline, ingest, and the peers on this machine; all of it by default.
 
     Peers are ITK-RTK and ASTRA where they are installed (extra "bench"): same scan, same line integrals, side by side.
     """
@@ -122,6 +125,12 @@ def _on_cpu(
 
             with command_session("marspipe bench", master) as spark, tempfile.TemporaryDirectory() as folder:
                 results += bench_pipeline(spark, Path(folder), voxels, views, detector)
+    if "ingest" in what:
+        from marspipe.pipeline.benchmark_ingest import bench_ingest
+        from marspipe.pipeline.session import command_session
+
+        with command_session("marspipe bench", master) as spark, tempfile.TemporaryDirectory() as folder:
+            results += bench_ingest(spark, Path(folder), INGEST_MB[size])
     if "peers" in what:  # at one size: the slower one takes a minute already
         voxels, views, detector = SIZES[size][0]
         for compared in (

@@ -61,7 +61,7 @@ def _scan(scan: RawScan, drawing: str | None) -> None:
 def _frames(uri: str, drawing: str | None) -> None:
     from marspipe.pipeline.scan_frames import FramesTable
 
-    table = FramesTable.open(uri)
+    table = FramesTable.open(uri, incomplete=True)
     click.echo(f"frames     {table.scan_id}    {uri}")
     if table.metadata["description"]:
         click.echo(f"           {table.metadata['description']}")

@@ -85,7 +85,7 @@ def bench_pipeline(
         fdk(integrals, job.plan.geometry, job.plan.grid, threads=slots)
 
     in_one_process()
-    with _PythonMemory() as memory:
+    with PythonMemory() as memory:
         spark_seconds, _ = best_of(repeat, on_spark)
     alone, alone_cpu = best_of(repeat, in_one_process)
     size_text = f"{voxels}^3, {views} views of {detector} x {detector}, {slots} cores"
@@ -108,15 +108,16 @@ def bench_pipeline(
     ]
 
 
-class _PythonMemory:
+class PythonMemory:
     """Samples the resident memory of all Python workers below this process; the driver itself is not counted."""
 
     def __init__(self) -> None:
-        self.peak_bytes = 0
+        self.peak_bytes = 0  # of all of them together
+        self.largest_bytes = 0  # of one
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._sample, daemon=True)
 
-    def __enter__(self) -> _PythonMemory:
+    def __enter__(self) -> PythonMemory:
         self._thread.start()
         return self
 
@@ -141,4 +142,6 @@ class _PythonMemory:
             while grown := {pid for pid, parent in parents.items() if parent in below} - below:
                 below |= grown
             workers = below - {os.getpid()}
-            self.peak_bytes = max(self.peak_bytes, sum(resident.get(pid, 0) for pid in workers))
+            sizes = [resident.get(pid, 0) for pid in workers]
+            self.peak_bytes = max(self.peak_bytes, sum(sizes))
+            self.largest_bytes = max([self.largest_bytes, *sizes])

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.dataset as ds
 from numpy.typing import NDArray
-from pyspark.sql import SparkSession
+from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
@@ -23,7 +23,7 @@ from marspipe.preprocess.chain import Calibration
 from marspipe.store import storage
 from marspipe.store.blobs import binary_column, pixels_of
 from marspipe.store.schema import table_schema
-from marspipe.store.tables import read_table, spark_schema, write_table
+from marspipe.store.tables import spark_schema, write_table
 
 CALIBRATION_FOLDER = "_calibration"
 
@@ -55,23 +55,22 @@ class _Sum:
     total: NDArray[np.float64]
 
 
-def write_calibration(spark: SparkSession, frames_uri: str, n_counters: int) -> None:
-    """Write the calibration table of a scan into its frames table's folder.
+def write_calibration(frames: DataFrame, uri: str, n_counters: int) -> None:
+    """Write the calibration table of a scan.
 
     Parameters
     ----------
-    spark : SparkSession
-        The session.
-    frames_uri : str
-        Frames table; it must hold open beams.
+    frames : DataFrame
+        The scan's frames table; it must hold open beams.
+    uri : str
+        Where to write; it belongs into the table's folder as :data:`CALIBRATION_FOLDER`.
     n_counters : int
         Counters of the scan.
     """
-    frames = read_table(spark, frames_uri, "frames", "frame_type", "counter", "rows", "cols", "dtype", "pixels").where(
-        F.col("frame_type") != "projection"
+    frames = frames.where(F.col("frame_type") != "projection").select(
+        "frame_type", "counter", "rows", "cols", "dtype", "pixels"
     )
     sums = frames.mapInArrow(partial_sums, SUMS).repartitionById(n_counters, "counter")
-    uri = storage.join(frames_uri, CALIBRATION_FOLDER)
     write_table(sums.mapInArrow(averages, spark_schema("calibration")), uri, row_group_bytes=2**24)
 
 

@@ -1,159 +1,91 @@
 """Ingest a scan: raw files -> the frames table, pixels bit for bit.
 
-The driver reads the manifest and the first header of every file, and cuts the files into chunks of whole exposures;
-the executors read headers and pixels of their chunks. A view's frames stay together: in one task, one file, one row
-group.
+The raw files are cut into chunks of whole exposures, and as many chunks as make a large file are one task. A view's
+frames stay together: in one task, one file, one row group. What the tasks wrote becomes part of the table at once, or
+not at all (:func:`marspipe.store.commit.publish`).
 """
 
 from __future__ import annotations
 
+import json
 import math
-from collections import defaultdict
+import threading
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from typing import Any
+from urllib.parse import unquote
+from uuid import uuid4
 
 import numpy as np
-import pyarrow as pa
-from numpy.typing import NDArray
 from pyspark.sql import SparkSession
+from pyspark.sql import functions as F
 
 import marspipe
 from marspipe.errors import ScanError
-from marspipe.pipeline.calibrate import write_calibration
+from marspipe.pipeline.calibrate import CALIBRATION_FOLDER, write_calibration
+from marspipe.pipeline.decode_frames import Chunk, Decode
 from marspipe.pipeline.failures import spark_failures
-from marspipe.pipeline.scan_frames import FrameGroup, survey
-from marspipe.pipeline.session import ARROW_BATCH_BYTES, configure, task_slots
+from marspipe.pipeline.frame_files import StoredFrames, WriteFrames, Written, frame_keys, names_of, rewrite_without
+from marspipe.pipeline.quarantine import Damage, write_quarantine
+from marspipe.pipeline.raw_scan import RawFile, RawScan, fingerprint, first_exposure_at, open_scan
+from marspipe.pipeline.scan_frames import FrameGroup, Survey, many_rows, read_frames, survey
+from marspipe.pipeline.session import configure, task_slots
 from marspipe.pipeline.watch import watch_stages
-from marspipe.readers import READERS, orient
-from marspipe.readers.manifest import (
-    FILE_NAME,
-    FileEntry,
-    ScanManifest,
-    load_manifest,
-    resolve_angles,
-    resolve_uri,
-    scan_geometry,
-)
-from marspipe.recipe import content_hash
-from marspipe.scan.energy import Counter
-from marspipe.scan.geometry import ScanGeometry
 from marspipe.show.progress import Progress
 from marspipe.store import storage
-from marspipe.store.blobs import binary_column, checksum
-from marspipe.store.commit import claim_output, commit
-from marspipe.store.schema import table_schema
-from marspipe.store.tables import spark_schema, write_table
+from marspipe.store.commit import committed, publish, refuse_committed, require_committed, require_writable
+
+__all__ = [
+    "Chunk",
+    "Decode",
+    "Ingested",
+    "RawFile",
+    "RawScan",
+    "bundle",
+    "cut",
+    "fingerprint",
+    "ingest",
+    "ingest_into",
+    "open_scan",
+]
 
 MIB = 2**20
 LARGEST_CHUNK_BYTES = 128 * MIB
 SMALLEST_CHUNK_BYTES = 4 * MIB
+# Not below a block of HDFS, where the scan is large enough.
+FILE_BYTES = 160 * MIB
 LARGEST_ROW_GROUP_BYTES = 32 * MIB
 SMALLEST_ROW_GROUP_BYTES = MIB
+_STAGING = "_staging-"
 
 
 @dataclass(frozen=True)
-class RawFile:
-    """One raw file of a scan, as far as its first header and its size tell."""
+class Ingested:
+    """What an ingest did.
 
-    uri: str
-    entry: FileEntry
-    n_exposures: int
-    exposure_bytes: int
-    first_view: int
-
-
-@dataclass(frozen=True)
-class Chunk:
-    """Exposures ``first .. first + count`` of one raw file: the work of one task."""
-
-    file: RawFile
-    first: int
-    count: int
-
-
-@dataclass(frozen=True)
-class RawScan:
-    """A scan in its raw files, validated against its manifest but not yet read."""
-
-    manifest_uri: str
-    manifest: ScanManifest
-    angles_rad: NDArray[np.float64]
-    sample_z_mm: NDArray[np.float64]
-    files: tuple[RawFile, ...]
-
-    @property
-    def geometry(self) -> ScanGeometry:
-        """Where source and detector stood, as the manifest says."""
-        return scan_geometry(self.manifest, self.angles_rad, self.sample_z_mm)
-
-    @property
-    def pixel_bytes(self) -> int:
-        """Bytes of all frames."""
-        return sum(f.n_exposures * f.exposure_bytes for f in self.files)
-
-
-def open_scan(uri: str) -> RawScan:
-    """Read a scan's manifest and the first header of each of its files.
-
-    Parameters
+    Attributes
     ----------
-    uri : str
-        The manifest, or the folder that holds it as ``scan.yaml``.
-
-    Raises
-    ------
-    ScanError, RawFormatError
-        If the manifest is wrong, a file is missing or damaged, or a file does not hold what the manifest says.
+    groups : list of FrameGroup
+        What the table holds now, per frame type and counter.
+    added : int
+        Frames written, those that replaced others too.
+    damages : list of Damage
+        What could not be read.
+    missing_views : list of int
+        Views that the table lacks.
     """
-    manifest_uri = uri if uri.endswith((".yaml", ".yml")) else storage.join(uri, FILE_NAME)
-    try:
-        text = storage.read_bytes(manifest_uri).decode("utf-8")
-    except FileNotFoundError as error:
-        raise ScanError(f"{manifest_uri}: there is no scan manifest") from error
-    except UnicodeDecodeError as error:
-        raise ScanError(f"{manifest_uri}: not a text file") from error
-    manifest = load_manifest(text, manifest_uri)
-    n_counters = len(manifest.counters)
-    files: list[RawFile] = []
-    angles: list[NDArray[np.float64]] = []
-    exposures: dict[str, int] = defaultdict(int)
-    for entry in manifest.files:
-        file_uri = resolve_uri(entry.path, manifest_uri)
-        reader = READERS[entry.reader]
-        try:
-            raw = storage.open_input(file_uri)
-        except FileNotFoundError as error:
-            raise ScanError(f"{manifest_uri}: {entry.frame_type} file {file_uri} does not exist") from error
-        with raw:
-            frames = reader.count(raw, file_uri, dataset=entry.dataset, frame_type=entry.frame_type)
-            first = reader.index(raw, file_uri, 0, 1, dataset=entry.dataset, frame_type=entry.frame_type)
-            if entry.frame_type == "projection":
-                angles.append(resolve_angles(entry, raw))
-        n_exposures, rest = divmod(frames, n_counters)
-        if rest:
-            raise ScanError(
-                f"{file_uri} holds {frames} frames, which is no multiple of the {n_counters} counters of {manifest_uri}"
-            )
-        if entry.frame_type == "projection" and n_exposures != len(angles[-1]):
-            raise ScanError(
-                f"{file_uri} holds {n_exposures} exposures of {n_counters} counters, but {manifest_uri} gives "
-                f"{len(angles[-1])} angles for it"
-            )
-        if not n_exposures:
-            continue
-        frame_bytes = first[0].rows * first[0].cols * np.dtype(first[0].dtype).itemsize
-        base = entry.first_view if entry.frame_type == "projection" else exposures[entry.frame_type]
-        exposures[entry.frame_type] += n_exposures
-        files.append(RawFile(file_uri, entry, n_exposures, n_counters * frame_bytes, base))
-    heights = manifest.sample_heights_mm([part.size for part in angles])
-    return RawScan(manifest_uri, manifest, manifest.projection_angles(angles), heights, tuple(files))
+
+    groups: list[FrameGroup]
+    added: int
+    damages: list[Damage]
+    missing_views: list[int]
 
 
 def ingest(
     spark: SparkSession, scan: RawScan, out_uri: str, *, progress: Progress, overwrite: bool = False
 ) -> list[FrameGroup]:
-    """Write the frames table of a scan and commit it.
+    """Write the frames table of a whole, undamaged scan and commit it.
 
     Parameters
     ----------
@@ -166,7 +98,7 @@ def ingest(
     progress : Progress
         Where to report.
     overwrite : bool
-        Replace a committed table.
+        Replace a committed table, once the new one is complete.
 
     Returns
     -------
@@ -178,60 +110,237 @@ def ingest(
     InputError
         If a file is damaged, or the frames are not a whole scan; then nothing is committed.
     """
-    geometry = scan.geometry
-    counters = tuple(scan.manifest.camera_counters())
-    claim_output(out_uri, overwrite=overwrite)
-    configure(spark)
-    chunks = cut(scan, task_slots(spark))
-    decode = Decode(chunks, scan.manifest.scan_id, counters, scan.angles_rad, scan.sample_z_mm)
-    exposure_bytes = max(f.exposure_bytes for f in scan.files)
-    group_bytes = min(LARGEST_ROW_GROUP_BYTES, max(SMALLEST_ROW_GROUP_BYTES, scan.pixel_bytes // 64))
-    with spark_failures(f"reading the raw files of {scan.manifest_uri}"), watch_stages(spark, progress, ["ingest"]):
-        numbers = spark.range(0, len(chunks), 1, len(chunks))
-        write_table(
-            numbers.mapInArrow(decode.as_function(), spark_schema("frames")),
-            out_uri,
-            # Whole views per row group: the number of rows closes it, well before its size would.
-            row_group_rows=max(1, group_bytes // exposure_bytes) * len(counters),
-            row_group_bytes=2 * max(group_bytes, exposure_bytes) + MIB,
+    if not overwrite:
+        refuse_committed(out_uri)
+    return _Ingest(spark, scan, out_uri, progress, None, tolerant=False, replace=False).run().groups
+
+
+def ingest_into(
+    spark: SparkSession,
+    scan: RawScan,
+    out_uri: str,
+    *,
+    progress: Progress,
+    replace: bool = False,
+    overwrite: bool = False,
+) -> Ingested:
+    """Bring a frames table up to date with its raw scan: add what is new, and put aside what cannot be read.
+
+    Parameters
+    ----------
+    spark : SparkSession
+        The session.
+    scan : RawScan
+        From :func:`open_scan`, tolerant.
+    out_uri : str
+        Folder of the frames table; made if nothing is committed there.
+    progress : Progress
+        Where to report.
+    replace : bool
+        Replace stored frames that differ from the raw files.
+    overwrite : bool
+        Begin anew, whatever is committed there.
+
+    Raises
+    ------
+    ScanError
+        If the table is of another scan, or a stored frame differs and ``replace`` is false; then the table stays as
+        it was.
+    """
+    existing = None if overwrite else committed(out_uri)
+    if existing is not None:
+        existing = require_committed(out_uri, "frames")
+        _refuse_other_scan(scan, out_uri, existing)
+    return _Ingest(spark, scan, out_uri, progress, existing, tolerant=True, replace=replace).run()
+
+
+def _refuse_other_scan(scan: RawScan, uri: str, existing: dict[str, Any]) -> None:
+    if existing["scan_id"] != scan.manifest.scan_id:
+        raise ScanError(f"{uri} holds scan {existing['scan_id']}, but {scan.manifest_uri} is {scan.manifest.scan_id}")
+    views = len(existing["geometry"]["angles_rad"])
+    if len(scan.geometry) < views:
+        raise ScanError(f"{uri} holds {views} views, but {scan.manifest_uri} lists only {len(scan.geometry)}")
+    same_views = json.loads(json.dumps(scan.geometry[:views].to_dict()))
+    for key, stored in existing["geometry"].items():
+        if same_views.get(key) != stored:
+            raise ScanError(
+                f"{scan.manifest_uri} gives the {views} views in {uri} another geometry ({key}); pass --overwrite to "
+                "ingest the scan anew"
+            )
+    if existing["counters"] != _counters(scan):
+        raise ScanError(
+            f"{scan.manifest_uri} lists other counters than {uri} holds; pass --overwrite to ingest the scan anew"
         )
-    with spark_failures("checking the frames"):
-        groups, content, pixel_bytes = survey(spark, out_uri, geometry, counters)
-    if any(group.frame_type == "open_beam" for group in groups):
-        with spark_failures("averaging the open beams"), watch_stages(spark, progress, ["open beams"]):
-            write_calibration(spark, out_uri, len(counters))
-    metadata: dict[str, Any] = {
-        "kind": "frames",
-        "format": 1,
-        "version": marspipe.__version__,
-        "scan_id": scan.manifest.scan_id,
-        "description": scan.manifest.description,
-        "geometry": geometry.to_dict(),
-        "counters": [{"index": c.index, "mode": c.mode, "threshold_kev": c.threshold_kev} for c in counters],
-        "tube": scan.manifest.tube.model_dump(mode="json") if scan.manifest.tube else None,
-        "acquired_at": first_exposure_at(scan),
-        "source": scan.manifest_uri,
-        "fingerprint": fingerprint(scan),
-        "content_hash": content,
-        "pixel_bytes": pixel_bytes,
-        "groups": [asdict(group) for group in groups],
-    }
-    commit(out_uri, metadata)
-    return groups
 
 
-def fingerprint(scan: RawScan) -> str:
-    """Return a hash of the manifest and of the names and sizes of the raw files, without reading pixels."""
-    files = [[f.uri, f.n_exposures, f.exposure_bytes] for f in scan.files]
-    return content_hash([scan.manifest.model_dump(mode="json"), scan.angles_rad.tolist(), files])
+def _counters(scan: RawScan) -> list[dict[str, Any]]:
+    counters = scan.manifest.camera_counters()
+    return [{"index": c.index, "mode": c.mode, "threshold_kev": c.threshold_kev} for c in counters]
 
 
-def first_exposure_at(scan: RawScan) -> str | None:
-    """Return when the first projection was acquired, ISO 8601 in UTC, if the raw file tells."""
-    file = min((f for f in scan.files if f.entry.frame_type == "projection"), key=lambda f: f.first_view)
-    with storage.open_input(file.uri) as raw:
-        first = READERS[file.entry.reader].index(raw, file.uri, 0, 1, dataset=file.entry.dataset)
-    return first[0].acquired_at
+@dataclass
+class _Ingest:
+    """One run; ``existing`` is the metadata of the table that is added to."""
+
+    spark: SparkSession
+    scan: RawScan
+    uri: str
+    progress: Progress
+    existing: dict[str, Any] | None
+    tolerant: bool
+    replace: bool
+
+    def run(self) -> Ingested:
+        require_writable(self.uri)
+        configure(self.spark)
+        staging = _STAGING + uuid4().hex
+        try:
+            return self._run(staging)
+        finally:
+            with suppress(OSError):
+                storage.remove_tree(storage.join(self.uri, staging))
+
+    def _run(self, staging: str) -> Ingested:
+        scan, spark, folder = self.scan, self.spark, storage.join(self.uri, staging)
+        storage.make_dirs(folder)
+        before = [name for name in storage.list_dir(self.uri) if name.endswith(".parquet") and name[0] not in "._"]
+        stored, places = self._stored(before) if self.existing else (None, [])
+        results = self._write(folder, stored)
+        damages = [*scan.damages, *(d for r in results for d in r.damages)]
+        added, differing = sum(r.frames for r in results), [row for r in results for row in r.differing]
+        if differing and not self.replace:
+            self._refuse(differing)
+        if self.tolerant:
+            write_quarantine(self.uri, damages)
+        kept = before if self.existing else []
+        rewritten: list[str] = []
+        if differing and stored is not None:
+            kept, rewritten = self._rewrite(folder, kept, differing, stored, places)
+        new = [*names_of(results), *rewritten]
+        paths = [storage.join(self.uri, n) for n in kept] + [storage.join(folder, n) for n in new]
+        counters, geometry = tuple(scan.manifest.camera_counters()), scan.geometry
+        with spark_failures("checking the frames"):
+            found = survey(spark, self.uri, paths, geometry, counters, incomplete=self.tolerant)
+        metadata = self._metadata(found)
+        done = Ingested(found.groups, added, damages, found.missing_views)
+        if self.existing and not added and self.existing["geometry"] == metadata["geometry"]:
+            return done
+        renamed = [(name, name) for name in new]
+        calibrating = any(r.calibrating for r in results) or not self.existing
+        if calibrating and any(group.frame_type == "open_beam" for group in found.groups):
+            calibration = storage.join(folder, CALIBRATION_FOLDER)
+            with spark_failures("averaging the open beams"), watch_stages(spark, self.progress, ["open beams"]):
+                write_calibration(read_frames(spark, paths), calibration, len(counters))
+            renamed.append((CALIBRATION_FOLDER, CALIBRATION_FOLDER))
+        removed = [name for name in before if name not in kept]
+        # What earlier runs left that died before they had published anything.
+        removed += [n for n in storage.list_dir(self.uri) if n.startswith(_STAGING) and n != staging]
+        if not self.existing and len(renamed) == len(new):
+            removed.append(CALIBRATION_FOLDER)
+        publish(self.uri, metadata, staging=staging, rename=renamed, remove=removed)
+        return done
+
+    def _write(self, folder: str, stored: StoredFrames | None) -> list[Written]:
+        scan, spark = self.scan, self.spark
+        counters = tuple(scan.manifest.camera_counters())
+        tasks = bundle(cut(scan, task_slots(spark)), scan.pixel_bytes, task_slots(spark))
+        if not tasks:
+            return []
+        context = spark.sparkContext
+        counted = context.accumulator(0), context.accumulator(0)
+        work = WriteFrames(
+            Decode([], scan.manifest.scan_id, counters, scan.angles_rad, scan.sample_z_mm),
+            folder,
+            min(LARGEST_ROW_GROUP_BYTES, max(SMALLEST_ROW_GROUP_BYTES, scan.pixel_bytes // 64)),
+            None if stored is None else context.broadcast(stored),
+            self.tolerant,
+            self.replace,
+            counted,
+        )
+        with (
+            spark_failures(f"reading the raw files of {scan.manifest_uri}"),
+            _reported(self.progress, scan.pixel_bytes, counted[0]),
+        ):
+            return context.parallelize(tasks, len(tasks)).map(work).collect()
+
+    def _stored(self, names: list[str]) -> tuple[StoredFrames, list[str]]:
+        """Return the frames in some files of the table, and for each of them the name of its file."""
+        frames = read_frames(self.spark, [storage.join(self.uri, name) for name in names])
+        with spark_failures("reading what is stored"), many_rows(self.spark):
+            table = frames.select(
+                "frame_type", "view", "counter", "checksum", F.input_file_name().alias("file")
+            ).toArrow()
+        columns = {name: table.column(name).to_pylist() for name in ("frame_type", "view", "counter", "file")}
+        keys = frame_keys(columns["frame_type"], columns["view"], columns["counter"])
+        order = np.argsort(keys)
+        checksums = table.column("checksum").to_numpy().astype(np.int64)
+        files = [unquote(columns["file"][i].rsplit("/", 1)[1]) for i in order]
+        return StoredFrames(keys[order], checksums[order]), files
+
+    def _refuse(self, differing: list[dict[str, Any]]) -> None:
+        first = min(differing, key=lambda row: (row["frame_type"], row["view"], row["counter"]))
+        raise ScanError(
+            f"{self.uri}: {first['frame_type']} view {first['view']}, counter {first['counter']} differs from "
+            f"{first['source_uri']} at byte {first['source_offset']} ({len(differing)} frames differ): pass --replace "
+            "to take what the raw files hold now"
+        )
+
+    def _rewrite(
+        self, folder: str, names: list[str], differing: list[dict[str, Any]], stored: StoredFrames, places: list[str]
+    ) -> tuple[list[str], list[str]]:
+        """Copy the files that hold replaced exposures without these; return the files that stay, and the copies."""
+        n = len(self.scan.manifest.counters)
+        exposures = sorted({(row["frame_type"], row["view"]) for row in differing})
+        dropped = np.concatenate([frame_keys([kind] * n, [view] * n, range(n)) for kind, view in exposures])
+        affected = sorted({places[i] for i in np.flatnonzero(np.isin(stored.keys, dropped))})
+        uri = self.uri
+
+        def copy(name: str) -> str | None:
+            return rewrite_without(storage.join(uri, name), folder, dropped)
+
+        with spark_failures("replacing frames"):
+            copies = self.spark.sparkContext.parallelize(affected, len(affected)).map(copy).collect()
+        return [name for name in names if name not in affected], [name for name in copies if name is not None]
+
+    def _metadata(self, found: Survey) -> dict[str, Any]:
+        scan = self.scan
+        return {
+            "kind": "frames",
+            "format": 1,
+            "version": marspipe.__version__,
+            "scan_id": scan.manifest.scan_id,
+            "description": scan.manifest.description,
+            "geometry": scan.geometry.to_dict(),
+            "counters": _counters(scan),
+            "tube": scan.manifest.tube.model_dump(mode="json") if scan.manifest.tube else None,
+            "acquired_at": first_exposure_at(scan),
+            "source": scan.manifest_uri,
+            "fingerprint": fingerprint(scan),
+            "content_hash": found.content,
+            "pixel_bytes": found.pixel_bytes,
+            "missing_views": found.missing_views,
+            "groups": [asdict(group) for group in found.groups],
+        }
+
+
+@contextmanager
+def _reported(progress: Progress, total: int, counted: Any) -> Iterator[None]:
+    """Report the bytes that an accumulator has counted."""
+    stop = threading.Event()
+    with progress.stage("ingest", total=total, unit="bytes") as stage:
+
+        def follow() -> None:
+            while not stop.wait(0.25):
+                stage.update(counted.value)
+
+        thread = threading.Thread(target=follow, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            thread.join()
+            stage.update(counted.value)
 
 
 def cut(scan: RawScan, slots: int) -> list[Chunk]:
@@ -248,92 +357,15 @@ def cut(scan: RawScan, slots: int) -> list[Chunk]:
     return chunks
 
 
-@dataclass(frozen=True)
-class Decode:
-    """Reads the frames of chunks; travels to the executors."""
-
-    chunks: list[Chunk]
-    scan_id: str
-    counters: tuple[Counter, ...]
-    angles_rad: NDArray[np.float64]
-    sample_z_mm: NDArray[np.float64]
-
-    def as_function(self) -> Any:
-        """Return the plain function from chunk numbers to frames that Spark wants."""
-
-        def run(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-            for batch in batches:
-                for number in batch.column("id").to_pylist():
-                    yield from self.frames(self.chunks[number])
-
-        return run
-
-    def frames(self, chunk: Chunk) -> Iterator[pa.RecordBatch]:
-        """Yield the rows of the frames table for one chunk."""
-        file, entry, n_counters = chunk.file, chunk.file.entry, len(self.counters)
-        reader = READERS[entry.reader]
-        with storage.open_input(file.uri) as raw:
-            index = reader.index(
-                raw,
-                file.uri,
-                chunk.first * n_counters,
-                chunk.count * n_counters,
-                dataset=entry.dataset,
-                frame_type=entry.frame_type,
-            )
-            rows: list[dict[str, Any]] = []
-            frames: list[NDArray[Any]] = []
-            held = 0
-            for place, (record, stored) in enumerate(zip(index, reader.read_many(raw, index), strict=True)):
-                exposure, expected = divmod(place, n_counters)
-                if record.counter != expected:
-                    raise ScanError(
-                        f"{file.uri}: frame {chunk.first * n_counters + place} is of counter {record.counter}, "
-                        f"expected counter {expected} of exposure {chunk.first + exposure}"
-                    )
-                frame = orient(stored, entry.orientation)
-                view = file.first_view + chunk.first + exposure
-                counter = self.counters[record.counter]
-                projection = entry.frame_type == "projection"
-                rows.append(
-                    {
-                        "scan_id": self.scan_id,
-                        "frame_type": entry.frame_type,
-                        "view": view,
-                        "angle_rad": float(self.angles_rad[view]) if projection else None,
-                        "tile": 0,
-                        "tile_u_mm": 0.0,
-                        "tile_v_mm": 0.0,
-                        "sample_z_mm": float(self.sample_z_mm[view]) if projection else 0.0,
-                        "counter": counter.index,
-                        "mode": counter.mode,
-                        "threshold_kev": counter.threshold_kev,
-                        "exposure_s": entry.exposure_s if entry.exposure_s is not None else record.exposure_s,
-                        "acquired_at": record.acquired_at,
-                        "rows": frame.shape[0],
-                        "cols": frame.shape[1],
-                        "dtype": frame.dtype.name,
-                        "checksum": checksum(frame),
-                        "source_uri": file.uri,
-                        "source_offset": record.offset,
-                        "source_length": record.length,
-                    }
-                )
-                frames.append(frame)
-                held += frame.nbytes
-                if held >= ARROW_BATCH_BYTES:
-                    yield _batch(rows, frames)
-                    rows, frames, held = [], [], 0
-            if rows:
-                yield _batch(rows, frames)
-
-
-def _batch(rows: list[dict[str, Any]], frames: list[NDArray[Any]]) -> pa.RecordBatch:
-    schema = table_schema("frames").arrow()
-    raw = np.concatenate([f.astype(f.dtype.newbyteorder("<"), copy=False).reshape(-1).view(np.uint8) for f in frames])
-    pixels = binary_column(raw, [f.nbytes for f in frames])
-    arrays = [
-        pixels if field.name == "pixels" else pa.array([row[field.name] for row in rows], field.type)
-        for field in schema
-    ]
-    return pa.RecordBatch.from_arrays(arrays, schema=schema)
+def bundle(chunks: list[Chunk], pixel_bytes: int, slots: int) -> list[list[Chunk]]:
+    """Put chunks together, in the order of their views, into what one task writes into one file."""
+    wanted = min(FILE_BYTES, max(SMALLEST_CHUNK_BYTES, math.ceil(pixel_bytes / slots)))
+    tasks: list[list[Chunk]] = []
+    size = wanted
+    for chunk in sorted(chunks, key=lambda c: (c.file.entry.frame_type, c.file.first_view + c.first)):
+        if size >= wanted:
+            tasks.append([])
+            size = 0
+        tasks[-1].append(chunk)
+        size += chunk.count * chunk.file.exposure_bytes
+    return tasks

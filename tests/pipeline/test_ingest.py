@@ -12,7 +12,7 @@ import yaml
 from pyspark.sql import SparkSession
 
 from marspipe.errors import OutputExistsError, RawFormatError, ScanError
-from marspipe.pipeline.ingest import RawScan, cut, ingest, open_scan
+from marspipe.pipeline.ingest import RawScan, bundle, cut, ingest, open_scan
 from marspipe.pipeline.scan_frames import FramesTable
 from marspipe.store.commit import COMMIT_FILE, committed
 from marspipe.store.schema import table_schema
@@ -189,3 +189,20 @@ def test_a_file_that_breaks_in_the_middle(spark: SparkSession, copied: Path, out
     with pytest.raises(RawFormatError, match=r"projections.mib"):
         ingest(spark, open_scan(str(copied)), out, progress=quiet())
     assert committed(out) is None
+
+
+def test_the_executors_look_at_many_files(
+    spark: SparkSession, raw_scan: RawScan, copied: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("marspipe.pipeline.raw_scan.FILES_ON_DRIVER", 0)
+    assert open_scan(raw_scan.manifest_uri, spark).files == raw_scan.files
+    (copied / "projections.mib").unlink()
+    with pytest.raises(ScanError, match=r"projection file .*projections.mib does not exist"):
+        open_scan(str(copied), spark)
+
+
+def test_small_files_share_a_file_of_the_table(raw_scan: RawScan) -> None:
+    chunks = cut(raw_scan, 1)
+    tasks = bundle(chunks, raw_scan.pixel_bytes, 1)
+    assert len(tasks) == 1
+    assert {id(c) for task in tasks for c in task} == {id(c) for c in chunks}
