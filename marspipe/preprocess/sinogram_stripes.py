@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import difflib
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from types import MappingProxyType
@@ -27,7 +28,7 @@ SMALLEST_SINOGRAM = 16
 
 
 @dataclass(frozen=True)
-class SinogramMethod:
+class SinogramMethod(ABC):
     """A method and its settings; windows are in pixels.
 
     Raises
@@ -86,8 +87,9 @@ class SinogramMethod:
             raise ScanError(f"the stripe method {type(self).__name__} gave values that are not finite: {self}")
         return corrected
 
+    @abstractmethod
     def _correct(self, sinogram: Float) -> Float:
-        raise NotImplementedError
+        """Return the sinogram without stripes."""
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ from marspipe.errors import InputError
 from marspipe.recon import device_filter, fdk_cuda
 from marspipe.recon.backprojection import cuda as kernels
 from marspipe.recon.backprojection import device_volume
+from marspipe.recon.backprojection.circular import circular_views
 from marspipe.recon.backprojection.device_volume import CudaBackprojection, backproject_cuda
 from marspipe.recon.backprojection.reference import backproject_reference
 from marspipe.recon.fdk import fdk
@@ -346,7 +347,7 @@ def refusals() -> str:
         ("needs detector rows", lambda: CudaBackprojection(GRID).add(filtered[:, :, :3].copy(), SMALL)),
         ("too little memory", lambda: fdk_cuda._plan(view_filter, GRID, None, None, 1000)),
         ("max_memory = 1000 bytes is too little", lambda: fdk_cuda._plan(view_filter, GRID, None, 1000, None)),
-        ("reaches the source", lambda: device_volume._circular_views(SMALL, VolumeGrid((1, 100, 100), (1, 1, 1)))),
+        ("reaches the source", lambda: circular_views(SMALL, VolumeGrid((1, 100, 100), (1, 1, 1)))),
     ]
     for message, attempt in attempts:
         try:

@@ -8,7 +8,8 @@ import llvmlite.binding
 import numpy as np
 from numpy.typing import NDArray
 
-from marspipe.errors import GeometryError, InputError
+from marspipe.errors import InputError
+from marspipe.recon.backprojection.circular import circular_views
 from marspipe.recon.backprojection.general import backproject_general
 from marspipe.recon.backprojection.lanes import LANES
 from marspipe.recon.backprojection.simd import TILE, add_tiles
@@ -73,39 +74,29 @@ def backproject_circular(
     InputError
         If ``simd`` is unknown or not possible here.
     """
-    orbit = geometry.orbit
-    if orbit is None:
-        raise GeometryError("the fast kernel needs a circular orbit; this geometry has per-view vectors")
-    # One libm call per angle: vectorised sines may depend on where an angle stands in its array.
-    sin = np.array([math.sin(t) for t in geometry.angles_rad])
-    cos = np.array([math.cos(t) for t in geometry.angles_rad])
-    sod, sdd = orbit.source_to_isocenter_mm, orbit.source_to_detector_mm
-    y_mm, x_mm = grid.axis_mm("y"), grid.axis_mm("x")
-    nearest = min(float((sod - x * sin + y * cos).min()) for x in x_mm[[0, -1]] for y in y_mm[[0, -1]])
-    if nearest <= 0:
-        raise GeometryError(
-            f"the grid reaches the source: its radius is {grid.radius_mm():.6g} mm and the source's {sod:.6g} mm"
-        )
-    rows_per_mm = sdd / orbit.pixel_pitch_mm[0]
-    steepest = grid.voxel_mm[0] * rows_per_mm / nearest
-    n_z = grid.shape[0]
+    views = circular_views(geometry, grid)
+    n_z, steepest = grid.shape[0], views.steepest
     z_block = min(_Z_BLOCK, -(-n_z // LANES) * LANES, max(LANES, int(2 * _Z_BLOCK / steepest) // LANES * LANES))
-    constants = (
-        sod,
-        sdd / orbit.pixel_pitch_mm[1],
-        orbit.principal_point_px[1],
-        grid.voxel_mm[0] * rows_per_mm,
-        orbit.principal_point_px[0],
-        math.ceil(steepest * z_block) + 3.0,
-    )
-    origin_scale = (grid.origin_mm()[0] - geometry.source_mm[:, 2]) * rows_per_mm
+    constants = (*views.constants, math.ceil(steepest * z_block) + 3.0)
     weights, weight_stride = None, -(-n_z // LANES) * LANES
     if slice_weights is not None:
         padded = np.zeros((len(geometry), weight_stride), np.float32)
         padded[:, :n_z] = slice_weights
         weights = padded.reshape(-1)
     permute = True if _takes_permute(simd, steepest) else None
-    scan = (grid.start[0], y_mm, x_mm, filtered, row_first, sin, cos, origin_scale, constants, weights, weight_stride)
+    scan = (
+        grid.start[0],
+        grid.axis_mm("y"),
+        grid.axis_mm("x"),
+        filtered,
+        row_first,
+        views.sin,
+        views.cos,
+        views.origin_scale,
+        constants,
+        weights,
+        weight_stride,
+    )
     if n_z <= _THIN:
         run_in_threads(lambda first, stop: add_lines(out, first, stop, *scan), grid.shape[1], threads)
     else:

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from marspipe.errors import GeometryError, InputError
+from marspipe.errors import InputError
+from marspipe.recon.backprojection.circular import circular_views
 from marspipe.recon.backprojection.cuda import (
     LANES,
     PATCH,
@@ -158,7 +159,9 @@ class CudaBackprojection:
         grid, weighted = self.grid, slice_weights is not None
         n_z, n_y, n_x = grid.shape
         if geometry.orbit is not None:
-            views, constants, steepest = _circular_views(geometry, grid)
+            orbit = circular_views(geometry, grid)
+            views = np.stack([orbit.sin, orbit.cos, orbit.origin_scale], axis=1)
+            constants, steepest = orbit.constants, orbit.steepest
             per_lane, staged = _voxels_per_lane(n_z, steepest)
             kernel = circular_kernel(per_lane, staged, weighted, PATCH)
         else:
@@ -317,27 +320,6 @@ def _voxels_per_lane(n_z: int, steepest: float) -> tuple[int, bool]:
         return -(-n_z // (LANES * n)) * (3 * runs_of_rows + 2 * n * max(1.0, steepest) + 4)
 
     return min(options, key=cost), True
-
-
-def _circular_views(geometry: ScanGeometry, grid: VolumeGrid) -> tuple[NDArray[np.float64], tuple[float, ...], float]:
-    """Return sine, cosine and row scale of every view, what all views share, and the most rows per slice."""
-    orbit = geometry.orbit
-    assert orbit is not None
-    sin = np.array([math.sin(t) for t in geometry.angles_rad])
-    cos = np.array([math.cos(t) for t in geometry.angles_rad])
-    sod, sdd = orbit.source_to_isocenter_mm, orbit.source_to_detector_mm
-    y_mm, x_mm = grid.axis_mm("y"), grid.axis_mm("x")
-    nearest = min(float((sod - x * sin + y * cos).min()) for x in x_mm[[0, -1]] for y in y_mm[[0, -1]])
-    if nearest <= 0:
-        raise GeometryError(
-            f"the grid reaches the source: its radius is {grid.radius_mm():.6g} mm and the source's {sod:.6g} mm"
-        )
-    rows_per_mm = sdd / orbit.pixel_pitch_mm[0]
-    step_scale = grid.voxel_mm[0] * rows_per_mm
-    origins = (grid.origin_mm()[0] - geometry.source_mm[:, 2]) * rows_per_mm
-    principal_row, principal_column = orbit.principal_point_px
-    constants = (sod, sdd / orbit.pixel_pitch_mm[1], principal_column, step_scale, principal_row)
-    return np.stack([sin, cos, origins], axis=1), constants, step_scale / nearest
 
 
 def _general_views(geometry: ScanGeometry, grid: VolumeGrid) -> tuple[NDArray[np.float64], tuple[float, ...]]:
