@@ -6,7 +6,7 @@ spark-submit jobs/ingest.py --raw hdfs://nn/raw/scan-42 --out hdfs://nn/scans/sc
 import sys
 
 from marspipe.cli import job
-from marspipe.cli.scan import ingest
+from marspipe.cli.ingest import ingest
 
 if __name__ == "__main__":
     sys.exit(job(ingest, "marspipe ingest"))

@@ -28,7 +28,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "recipe": {"strict"},
     "strict": set(),
     "simulate": {"scan", "readers"},
-    "bench": {"scan", "recon"},
+    "bench": {"scan", "recon", "readers", "simulate"},
     "pipeline": {
         "scan",
         "preprocess",

@@ -25,11 +25,11 @@ COMMANDS = {
     "align": "marspipe.cli.align:align",
     "bench": "marspipe.cli.bench:bench",
     "demo": "marspipe.cli.demo:demo",
-    "ingest": "marspipe.cli.scan:ingest",
+    "ingest": "marspipe.cli.ingest:ingest",
     "inspect": "marspipe.cli.inspect:inspect",
     "preview": "marspipe.cli.reconstruct:preview",
     "reconstruct": "marspipe.cli.reconstruct:reconstruct",
-    "simulate": "marspipe.cli.scan:simulate",
+    "simulate": "marspipe.cli.simulate:simulate",
 }
 
 

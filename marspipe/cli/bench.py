@@ -17,7 +17,7 @@ from marspipe.cli.options import master_option
 if TYPE_CHECKING:
     from marspipe.bench.measure import Result
 
-PARTS = ("kernel", "filter", "fdk", "pipeline", "ingest", "peers")
+PARTS = ("kernel", "filter", "fdk", "pipeline", "readers", "ingest", "peers")
 CUDA_PARTS = ("kernel", "fdk", "peers")
 # voxels along each axis, views, detector rows and columns
 SIZES = {
@@ -74,7 +74,7 @@ FIGURES = {
 def bench(
     what: tuple[str, ...], size: str, backend: str, threads: int | None, as_json: bool, master: str | None
 ) -> None:
-    """Measure kernels, filter, fdk(), the Spark pipeline, ingest, and the peers on this machine; all of it by default.
+    """Measure kernels, filter, fdk(), Spark pipeline, readers, ingest, and the peers on this machine; by default all.
 
     Peers are ITK-RTK and ASTRA where they are installed (extra "bench"): same scan, same line integrals, side by side.
     """
@@ -125,6 +125,10 @@ def _on_cpu(
 
             with command_session("marspipe bench", master) as spark, tempfile.TemporaryDirectory() as folder:
                 results += bench_pipeline(spark, Path(folder), voxels, views, detector)
+    if "readers" in what:
+        from marspipe.bench.decoding import bench_merlin
+
+        results += bench_merlin()
     if "ingest" in what:
         from marspipe.pipeline.benchmark_ingest import bench_ingest
         from marspipe.pipeline.session import command_session

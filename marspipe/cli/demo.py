@@ -30,6 +30,7 @@ def demo(out: Path, seed: int, views: int, master: str | None) -> None:
     require_machine()
     from marspipe.cli.options import load_recipe
     from marspipe.pipeline import run as job
+    from marspipe.pipeline.source import open_source
     from marspipe.show.progress import Progress
     from marspipe.simulate import SimulationSettings, simulate_scan
     from marspipe.simulate.compare import insert_means
@@ -43,7 +44,7 @@ def demo(out: Path, seed: int, views: int, master: str | None) -> None:
         simulate_scan(raw, settings=settings, overwrite=True, progress=stage.update)
     with command_session("marspipe demo", master) as spark:
         results = job.run(
-            spark, job.open_source(str(raw)), str(out), load_recipe(None, ()), progress=progress, overwrite=True
+            spark, open_source(str(raw)), str(out), load_recipe(None, ()), progress=progress, overwrite=True
         )
     volume = open_volume(results.volume_uri)
     truth = json.loads((raw / "truth" / "truth.json").read_text(encoding="utf-8"))

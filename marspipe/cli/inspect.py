@@ -2,168 +2,178 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
-import numpy as np
+
+from marspipe.cli.options import load_recipe, recipe_options
 
 if TYPE_CHECKING:
-    from marspipe.pipeline.ingest import RawScan
-    from marspipe.scan.energy import Counter
+    from marspipe.pipeline.look import Look
     from marspipe.scan.geometry import ScanGeometry
     from marspipe.scan.grid import VolumeGrid
+
+_LIST_STEPS = "list"
 
 
 @click.command()
 @click.argument("uri")
-@click.option("--picture", metavar="PNG", help="Draw one raw frame (of a scan), or the preview (of a volume).")
+@click.option("--picture", metavar="PNG", help="Draw one frame (of a scan), the preview (of a volume), or --step.")
 @click.option("--geometry", "drawing", metavar="PNG", help="Draw the scan: source, detector, field of view, grid.")
-@click.option("--view", default=0, help="View of the frame.")
+@click.option(
+    "--step",
+    metavar="NAME",
+    is_flag=False,
+    flag_value=_LIST_STEPS,
+    help="Show one correction before and after, on one frame; without a name, list them.",
+)
+@click.option("--view", default=0, help="View (of other frame types: number) of the frame.")
+@click.option("--tile", default=0, help="Camera position of the frame.")
 @click.option("--counter", default=0, help="Counter of the frame.")
-def inspect(uri: str, picture: str | None, drawing: str | None, view: int, counter: int) -> None:
+@click.option("--bin", "bin_", default=0, help="Energy bin, for corrections that come after the bins.")
+@click.option("--row", type=int, help="Detector row, for --step stripes; by default the middle one.")
+@click.option(
+    "--type",
+    "frame_type",
+    type=click.Choice(["projection", "open_beam", "absorber", "dark"]),
+    default="projection",
+    help="Type of the frame of --picture.",
+)
+@recipe_options
+def inspect(
+    uri: str,
+    picture: str | None,
+    drawing: str | None,
+    step: str | None,
+    view: int,
+    tile: int,
+    counter: int,
+    bin_: int,
+    row: int | None,
+    frame_type: str,
+    recipe_uri: str | None,
+    overrides: tuple[str, ...],
+) -> None:
     """Say what lies at URI: a raw scan, a frames table or a volume. Needs neither Spark nor Java."""
-    from marspipe.errors import InputError
-    from marspipe.pipeline.ingest import open_scan
     from marspipe.store.commit import committed
 
     kind = (committed(uri) or {}).get("kind")
     if kind == "volume":
-        _volume(uri, picture, drawing)
-    elif kind == "frames":
-        if picture:
-            raise InputError(
-                f"{uri}: --picture draws frames of a raw scan and slices of a volume, not of a frames table"
-            )
-        _frames(uri, drawing)
-    else:
-        scan = open_scan(uri)
-        _scan(scan, drawing)
-        if picture:
-            _draw_frame(scan, view, counter, picture)
+        _volume(uri, picture, drawing, step, bin_, tile)
+        return
+    from marspipe.cli import inspect_scan as scan
+    from marspipe.pipeline.look_at_steps import StepLook, require_step
 
-
-def _scan(scan: RawScan, drawing: str | None) -> None:
-    click.echo(f"raw scan   {scan.manifest.scan_id}    {scan.manifest_uri}")
-    if scan.manifest.description:
-        click.echo(f"           {scan.manifest.description}")
-    _geometry(scan.geometry)
-    _counters(scan.manifest.camera_counters())
-    for file in scan.files:
-        size = file.n_exposures * file.exposure_bytes / 2**20
-        click.echo(
-            f"{file.entry.frame_type:<10} {file.n_exposures} exposures, {size:.1f} MiB of pixels, "
-            f"{file.entry.reader}    {file.uri}"
-        )
+    scan.refuse_row_without_stripes(step, row)
+    if step not in (None, _LIST_STEPS):
+        require_step(step)  # before anything is read
+    look = _look(uri, table=kind == "frames")
+    steps = StepLook(look, load_recipe(recipe_uri, overrides))
+    if step == _LIST_STEPS:
+        scan.list_steps(steps)
+        return
+    if step is not None:
+        scan.show_step(steps, step, view=view, tile=tile, counter=counter, bin_=bin_, row=row, picture=picture)
+        return
+    # Before the report, which would hide an error of theirs.
+    frame = scan.frame_picture(look, frame_type, view, tile, counter) if picture else None
+    name = "frames" if kind == "frames" else "raw scan"
+    scan.say([(name, f"{look.scan_id}    {look.uri}")])
+    if look.description:
+        scan.say([("", look.description)])
+    scan.say(scan.report(look, steps))
     if drawing:
-        _draw_geometry(scan.geometry, None, scan.manifest.scan_id, drawing)
+        _draw_geometry(look.measured.geometry, None, look.scan_id, drawing)
+    if picture and frame is not None:
+        scan.write_picture(picture, frame)
 
 
-def _frames(uri: str, drawing: str | None) -> None:
-    from marspipe.pipeline.scan_frames import FramesTable
+def _look(uri: str, *, table: bool) -> Look:
+    if table:
+        from marspipe.pipeline.look_at_table import TableLook
+        from marspipe.pipeline.scan_frames import FramesTable
 
-    table = FramesTable.open(uri, incomplete=True)
-    click.echo(f"frames     {table.scan_id}    {uri}")
-    if table.metadata["description"]:
-        click.echo(f"           {table.metadata['description']}")
-    _geometry(table.geometry)
-    _counters(table.counters)
-    for group in table.metadata["groups"]:
-        click.echo(
-            f"{group['frame_type']:<10} counter {group['counter']}: {group['frames']} frames, {group['views']} views"
-        )
-    click.echo(f"pixels     {table.pixel_bytes / 2**20:.1f} MiB, from {table.metadata['source']}")
-    if drawing:
-        _draw_geometry(table.geometry, None, table.scan_id, drawing)
+        return TableLook.of(FramesTable.open(uri, incomplete=True))
+    from marspipe.pipeline.look_at_raw import RawLook
+    from marspipe.pipeline.raw_scan import open_scan
+
+    scan = open_scan(uri, tolerant=True)
+    return RawLook.of(scan, scan.manifest_uri)
 
 
-def _volume(uri: str, picture: str | None, drawing: str | None) -> None:
+def _volume(uri: str, picture: str | None, drawing: str | None, step: str | None, bin_: int, tile: int) -> None:
+    from marspipe.cli.inspect_scan import draw_flags, geometry_lines, say, say_flags
     from marspipe.cli.reconstruct import draw_preview
+    from marspipe.errors import InputError
+    from marspipe.show.scan_report import flag_lines, position_lines
+    from marspipe.show.view_angles import angle_lines, survey_angles
     from marspipe.store.volume import open_volume
 
     volume = open_volume(uri)
     meta = volume.metadata
-    click.echo(f"volume     {meta['scan_id']}    {uri}")
+    positions = [(float(v), float(u)) for v, u in meta.get("camera_positions_mm", [(0.0, 0.0)])]
+    if step is not None:
+        if step != "bad-pixels":
+            raise InputError(f"{uri} is a volume: of its corrections it keeps --step bad-pixels only, not {step!r}")
+        if not 0 <= bin_ < len(volume.bins):
+            raise InputError(f"--bin must be 0..{len(volume.bins) - 1}, got {bin_}")
+        if not 0 <= tile < len(positions):
+            raise InputError(f"--tile must be 0..{len(positions) - 1}, got {tile}")
+        flags, label = volume.pixel_flags(bin_, tile), volume.bins[bin_].label
+        say_flags(flags, label, tile)
+        if picture:
+            draw_flags(meta["scan_id"], flags, label, tile, picture)
+        return
+    say([("volume", f"{meta['scan_id']}    {uri}")])
     if meta["description"]:
-        click.echo(f"           {meta['description']}")
+        say([("", meta["description"])])
     dz, dy, dx = volume.grid.voxel_mm
-    click.echo(f"grid       {volume.shape} voxels (z, y, x) of {dz:.6g} x {dy:.6g} x {dx:.6g} mm")
-    _geometry(volume.geometry)
+    say([("grid", f"{volume.shape} voxels (z, y, x) of {dz:.6g} x {dy:.6g} x {dx:.6g} mm")])
+    geometry = volume.geometry
+    say(geometry_lines(geometry))
+    say(position_lines(positions, geometry.detector_shape))
+    say(angle_lines(survey_angles(geometry.angles_rad, geometry.source_mm[:, 2])))
     for energy, statistics in zip(volume.bins, volume.statistics, strict=True):
-        click.echo(
-            f"bin        {energy.label}: {statistics['min']:.4g} to {statistics['max']:.4g}, "
-            f"mean {statistics['mean']:.4g} {volume.units}"
-        )
-    click.echo(f"recipe     {meta['recipe']['name']} ({meta['recipe_hash']}), marspipe {meta['version']}")
-    click.echo(f"weights    {meta['redundancy']['description']}")
+        low, high, mean = (statistics[name] for name in ("min", "max", "mean"))
+        say([("bin", f"{energy.label}: {low:.4g} to {high:.4g}, mean {mean:.4g} {volume.units}")])
+    say(flag_lines([energy.label for energy in volume.bins], meta.get("bad_pixels")))
+    say([("recipe", f"{meta['recipe']['name']} ({meta['recipe_hash']}), marspipe {meta['version']}")])
+    say([("corrected", _corrections(meta["recipe"].get("preprocess", {})))])
+    say([("weights", meta["redundancy"]["description"])])
     if picture:
         draw_preview(uri, picture)
     if drawing:
-        _draw_geometry(volume.geometry, volume.grid, meta["scan_id"], drawing)
+        _draw_geometry(geometry, volume.grid, meta["scan_id"], drawing)
 
 
-def _geometry(geometry: ScanGeometry) -> None:
-    rows, cols = geometry.detector_shape
-    pitch_v, pitch_u = geometry.pixel_pitch_mm
-    click.echo(f"detector   {rows} x {cols} px of {pitch_v:g} x {pitch_u:g} mm")
-    if geometry.orbit is not None:
-        orbit = geometry.orbit
-        row, column = orbit.principal_point_px
-        click.echo(
-            f"orbit      source to isocenter {orbit.source_to_isocenter_mm:g} mm, to detector "
-            f"{orbit.source_to_detector_mm:g} mm, principal point row {row:g}, column {column:g} px"
-        )
-    angles = np.rad2deg(geometry.angles_rad)
-    steps = np.abs(np.diff(angles))
-    text = f"views      {len(angles)}, {angles.min():.6g} to {angles.max():.6g} deg"
-    if steps.size:
-        text += f", steps {steps.min():.6g} to {steps.max():.6g} deg"
-    click.echo(text)
+def _corrections(preprocess: dict[str, Any]) -> str:
+    """Return where the corrections of a recipe are not the usual ones."""
+    from marspipe.recipe import Recipe
+
+    usual = _flat(Recipe().model_dump(mode="json")["preprocess"])
+    changed = [f"{key} {value}" for key, value in _flat(preprocess).items() if usual.get(key) != value]
+    return "as usual" if not changed else f"as usual, but {', '.join(changed)}"
+
+
+def _flat(section: dict[str, Any], path: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in section.items():
+        flat |= _flat(value, f"{path}{key}.") if isinstance(value, dict) and value else {f"{path}{key}": value}
+    return flat
 
 
 def _draw_geometry(geometry: ScanGeometry, grid: VolumeGrid | None, scan_id: str, drawing: str) -> None:
     """Draw a scan with a volume's grid, or with the one that a recipe without a grid would choose."""
-    import io
-
+    from marspipe.cli.inspect_scan import write_picture
     from marspipe.errors import RecipeError
     from marspipe.pipeline.plan import chosen_grid
     from marspipe.recipe import Recipe
     from marspipe.show.scan_drawing import write_scan_drawing
-    from marspipe.store import storage
 
     if grid is None:
         try:
             grid = chosen_grid(geometry, Recipe())
         except RecipeError as error:
             click.echo(f"grid       none drawn: {error}")
-    page = io.BytesIO()
-    write_scan_drawing(geometry, page, title=f"Geometry of {scan_id}", grid=grid)
-    storage.write_bytes(drawing, page.getvalue(), overwrite=True)
-    click.echo(f"geometry   {drawing}")
-
-
-def _counters(counters: list[Counter] | tuple[Counter, ...]) -> None:
-    ladder = ", ".join(f"{c.index}: {c.mode} above {c.threshold_kev:g} keV" for c in counters)
-    click.echo(f"counters   {ladder}")
-
-
-def _draw_frame(scan: RawScan, view: int, counter: int, picture: str) -> None:
-    from marspipe.errors import InputError
-    from marspipe.readers import READERS, orient
-    from marspipe.show.preview import write_frame_picture
-    from marspipe.store import storage
-
-    n_counters = len(scan.manifest.counters)
-    if not 0 <= counter < n_counters:
-        raise InputError(f"--counter must be 0..{n_counters - 1}, got {counter}")
-    for file in scan.files:
-        exposure = view - file.first_view
-        if file.entry.frame_type == "projection" and 0 <= exposure < file.n_exposures:
-            reader = READERS[file.entry.reader]
-            with storage.open_input(file.uri) as raw:
-                number = exposure * n_counters + counter
-                entry = reader.index(raw, file.uri, number, 1, dataset=file.entry.dataset)[0]
-                frame = orient(reader.read(raw, entry), file.entry.orientation)
-            write_frame_picture(frame, picture, f"{scan.manifest.scan_id}, view {view}, counter {counter}")
-            click.echo(f"picture    {picture}")
-            return
-    raise InputError(f"--view must be 0..{len(scan.angles_rad) - 1}, got {view}")
+    title = f"Geometry of {scan_id}"
+    write_picture(drawing, lambda target: write_scan_drawing(geometry, target, title=title, grid=grid), "geometry")

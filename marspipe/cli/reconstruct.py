@@ -30,10 +30,11 @@ def reconstruct(
     """Reconstruct a scan: raw files or a frames table in, volume, DICOM series and preview out."""
     from marspipe.pipeline import run as job
     from marspipe.pipeline.session import command_session
+    from marspipe.pipeline.source import open_source
     from marspipe.show.progress import Progress
 
     recipe = load_recipe(recipe_uri, overrides)
-    source = job.open_source(raw)
+    source = open_source(raw)
     plan = job.plan(source, recipe, local_slots(master))
     if check or dry_run:
         click.echo(plan.describe() if dry_run else f"recipe {recipe.name} ({recipe.content_hash()}) fits {raw}")

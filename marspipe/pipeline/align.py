@@ -28,6 +28,7 @@ from marspipe.pipeline.plan import (
     tilted_geometry,
 )
 from marspipe.pipeline.scan_frames import FramesTable
+from marspipe.pipeline.source import Measured
 from marspipe.recipe import Geometry, Recipe
 from marspipe.recon.alignment import (
     LOW_QUALITY,
@@ -146,7 +147,7 @@ def prepare_alignment(
     Parameters
     ----------
     source : RawScan or FramesTable
-        From :func:`marspipe.pipeline.run.open_source`.
+        From :func:`marspipe.pipeline.source.open_source`.
     recipe : Recipe
         Preprocessing, bins, grid and filter.
     bin : int
@@ -171,10 +172,8 @@ def prepare_alignment(
         raise InputError(f"--step-px must be positive (px), got {step_px:g}")
     if not 1 <= steps <= MOST_STEPS:
         raise InputError(f"--steps must be 1..{MOST_STEPS} columns on each side, got {steps}")
-    if isinstance(source, FramesTable):
-        given, counters = source.geometry, list(source.counters)
-    else:
-        given, counters = source.geometry, source.manifest.camera_counters()
+    measured = Measured.by(source)
+    given, counters = measured.geometry, measured.counters
     if given.orbit is None:
         raise GeometryError("a center of rotation needs a circular orbit, but this scan has a general geometry")
     geometry = centered_geometry(given, recipe)

@@ -13,9 +13,8 @@ from pyspark.sql import SparkSession
 from rich.console import Console
 
 from marspipe.bench.measure import Result, best_of
-from marspipe.pipeline.filter_views import make_preprocessor
 from marspipe.pipeline.ingest import ingest, open_scan
-from marspipe.pipeline.reconstruct import prepare, reconstruct
+from marspipe.pipeline.reconstruct import corrections_of, prepare, reconstruct
 from marspipe.pipeline.session import task_slots
 from marspipe.readers import READERS
 from marspipe.recipe import parse_recipe
@@ -68,17 +67,21 @@ def bench_pipeline(
         reconstruct(spark, prepare(str(frames), recipe, task_slots(spark)), str(out), progress=quiet, overwrite=True)
 
     slots = task_slots(spark)
-    preprocess = make_preprocessor(str(frames), 1, job.plan.bins, recipe)
+    corrections = corrections_of(job)
+    preprocess, clock = corrections.preprocessor(0), corrections.calibrations.clock
     file = next(f for f in scan.files if f.entry.frame_type == "projection")
     with storage.open_input(file.uri) as stream:
         reader = READERS[file.entry.reader]
-        counts = np.stack(list(reader.read_many(stream, reader.index(stream, file.uri))))
+        entries = reader.index(stream, file.uri)
+        counts = np.stack(list(reader.read_many(stream, entries)))
 
     def in_one_process() -> None:
         integrals = np.empty(counts.shape, dtype=np.float32)
 
         def line_integrals(view: int) -> None:
-            integrals[view] = preprocess(counts[view : view + 1])[0]
+            entry = entries[view]
+            time = clock.of_frame(view, entry.acquired_at)
+            integrals[view] = preprocess(counts[view : view + 1], time=time, exposure_s=entry.exposure_s)[0]
 
         with ThreadPoolExecutor(slots) as pool:
             list(pool.map(line_integrals, range(views)))

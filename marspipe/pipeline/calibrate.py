@@ -1,61 +1,35 @@
-"""Average the open beams and dark frames of a scan into its calibration table, once, when the scan is ingested.
+"""Sum up the open beams, absorbers and darks of a scan in its calibration table, once, when the scan is ingested.
 
-The pixels stay on the executors: partial sums per task, one shuffle by counter, one small table beside the frames that
-the filter tasks read for themselves. The driver never holds them.
+The pixels stay on the executors: partial sums per task, one shuffle by camera position and counter, one table beside
+the frames. A task that corrects frames reads from it what belongs to its camera position; the driver holds none of it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.dataset as ds
-from numpy.typing import NDArray
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
-from pyspark.sql import types as T
 
 from marspipe.errors import ScanError
-from marspipe.preprocess.chain import Calibration
+from marspipe.pipeline.clock import Clock
+from marspipe.pipeline.frame_sums import FRAME_COLUMNS, SUMS, merged, partial_sums
+from marspipe.preprocess.bad_pixels import edge_flags
+from marspipe.preprocess.calibration import Absorber, Calibration, OpenBeams
+from marspipe.preprocess.pixel_statistics import PixelSums
 from marspipe.store import storage
-from marspipe.store.blobs import binary_column, pixels_of
 from marspipe.store.schema import table_schema
 from marspipe.store.tables import spark_schema, write_table
 
 CALIBRATION_FOLDER = "_calibration"
 
-SUMS = T.StructType(
-    [
-        T.StructField("counter", T.IntegerType(), False),
-        T.StructField("frame_type", T.StringType(), False),
-        T.StructField("n", T.LongType(), False),
-        T.StructField("rows", T.IntegerType(), False),
-        T.StructField("cols", T.IntegerType(), False),
-        T.StructField("total", T.BinaryType(), False),
-    ]
-)
-SUMS_ARROW = pa.schema(
-    [
-        pa.field("counter", pa.int32(), False),
-        pa.field("frame_type", pa.string(), False),
-        pa.field("n", pa.int64(), False),
-        pa.field("rows", pa.int32(), False),
-        pa.field("cols", pa.int32(), False),
-        pa.field("total", pa.binary(), False),
-    ]
-)
 
-
-@dataclass
-class _Sum:
-    n: int
-    total: NDArray[np.float64]
-
-
-def write_calibration(frames: DataFrame, uri: str, n_counters: int) -> None:
+def write_calibration(frames: DataFrame, uri: str, n_tasks: int) -> None:
     """Write the calibration table of a scan.
 
     Parameters
@@ -64,95 +38,106 @@ def write_calibration(frames: DataFrame, uri: str, n_counters: int) -> None:
         The scan's frames table; it must hold open beams.
     uri : str
         Where to write; it belongs into the table's folder as :data:`CALIBRATION_FOLDER`.
+    n_tasks : int
+        Tasks that finish the sums.
+    """
+    others = frames.where(F.col("frame_type") != "projection").select(*FRAME_COLUMNS)
+    place = F.pmod(F.xxhash64("tile", "counter"), F.lit(n_tasks)).cast("int")
+    sums = others.mapInArrow(partial_sums, SUMS).repartitionById(n_tasks, place)
+    ordered = sums.sortWithinPartitions("tile", "counter", "frame_type", "absorber_mm", "group")
+    write_table(ordered.mapInArrow(finished, spark_schema("calibration")), uri, row_group_bytes=2**27, row_group_rows=1)
+
+
+def finished(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """Turn partial sums in the order of the table into its rows."""
+    yield from (sums.record() for sums in merged(batches))
+
+
+@dataclass(frozen=True)
+class CalibrationReader:
+    """Makes the calibrations of a scan's camera positions; travels to the executors.
+
+    Attributes
+    ----------
+    origin : str
+        The frames table, or for messages the raw scan.
     n_counters : int
-        Counters of the scan.
+        Counter images of an exposure.
+    clock : Clock
+        What a time is.
+    chip_edges : mapping
+        ``rows`` and ``columns`` at the borders of chips.
+    counter_bits : int or None
+        Depth of the counters.
     """
-    frames = frames.where(F.col("frame_type") != "projection").select(
-        "frame_type", "counter", "rows", "cols", "dtype", "pixels"
-    )
-    sums = frames.mapInArrow(partial_sums, SUMS).repartitionById(n_counters, "counter")
-    write_table(sums.mapInArrow(averages, spark_schema("calibration")), uri, row_group_bytes=2**24)
 
+    origin: str
+    n_counters: int
+    clock: Clock
+    chip_edges: Mapping[str, list[int]]
+    counter_bits: int | None
 
-def partial_sums(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """Turn open beams and dark frames into their sums, one per counter and kind of a partition."""
-    sums: dict[tuple[int, str], _Sum] = {}
-    for batch in batches:
-        rows = batch.drop_columns(["pixels"]).to_pylist()
-        for i, row in enumerate(rows):
-            shape = (row["rows"], row["cols"])
-            frame = pixels_of(batch.column("pixels"), i, row["dtype"], shape)
-            key = (row["counter"], row["frame_type"])
-            if key not in sums:
-                sums[key] = _Sum(0, np.zeros(shape))
-            if sums[key].total.shape != shape:
-                raise ScanError(
-                    f"{key[1]} frames of counter {key[0]} differ in shape: {sums[key].total.shape}, {shape}"
-                )
-            sums[key].n += 1
-            sums[key].total += frame
-    for (counter, frame_type), value in sums.items():
-        yield _sum_batch(counter, frame_type, value)
+    @classmethod
+    def of(cls, uri: str, metadata: Mapping[str, Any]) -> CalibrationReader:
+        """Return the reader of a frames table, given its metadata."""
+        edges = metadata.get("chip_edges") or {}
+        bits = metadata.get("counter_depth_bits")
+        return cls(uri, len(metadata["counters"]), Clock.of(metadata), edges, bits)
 
+    def read(self, tile: int) -> Calibration:
+        """Read the calibration of one camera position from the table beside the frames, without Spark.
 
-def _sum_batch(counter: int, frame_type: str, value: _Sum) -> pa.RecordBatch:
-    rows, cols = value.total.shape
-    columns: list[Any] = [[counter], [frame_type], [value.n], [rows], [cols]]
-    arrays = [pa.array(c, f.type) for c, f in zip(columns, SUMS_ARROW, strict=False)]
-    return pa.RecordBatch.from_arrays([*arrays, binary_column(value.total, [value.total.nbytes])], schema=SUMS_ARROW)
-
-
-def averages(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """Turn all partial sums of a counter into its row of the calibration table."""
-    parts: dict[int, dict[str, _Sum]] = {}
-    for batch in batches:
-        rows = batch.drop_columns(["total"]).to_pylist()
-        for i, row in enumerate(rows):
-            shape = (row["rows"], row["cols"])
-            total = pixels_of(batch.column("total"), i, "<f8", shape)
-            of_counter = parts.setdefault(row["counter"], {})
-            # Sums of counts are exact in float64, so that their order does not matter.
-            seen = of_counter.setdefault(row["frame_type"], _Sum(0, np.zeros(shape)))
-            if seen.total.shape != shape:
-                raise ScanError(f"frames of counter {row['counter']} differ in shape: {seen.total.shape}, {shape}")
-            seen.n += row["n"]
-            seen.total += total
-    for counter, sums in parts.items():
-        if "open_beam" not in sums:
-            raise ScanError(f"counter {counter} has dark frames but no open beam")
-        flat = sums["open_beam"]
-        dark = sums.get("dark", _Sum(0, np.zeros_like(flat.total)))
-        if dark.total.shape != flat.total.shape:
-            raise ScanError(
-                f"counter {counter}: open beam {flat.total.shape} and dark {dark.total.shape} differ in shape"
-            )
-        rows, cols = flat.total.shape
-        means = np.stack([flat.total / flat.n, dark.total / max(dark.n, 1)]).astype(np.float32)
-        values: list[Any] = [[0], [counter], [rows], [cols], [flat.n], [dark.n]]
+        Raises
+        ------
+        ScanError
+            If a counter of it has no open beam.
+        """
+        filesystem, path = storage.arrow_filesystem(storage.join(self.origin, CALIBRATION_FOLDER))
         schema = table_schema("calibration").arrow()
-        arrays = [pa.array(v, f.type) for v, f in zip(values, schema, strict=False)]
-        size = means[0].nbytes
-        pixels = [binary_column(mean, [size]) for mean in means]
-        yield pa.RecordBatch.from_arrays([*arrays, *pixels], schema=schema)
+        table = ds.dataset(path, schema=schema, filesystem=filesystem, format="parquet")
+        return self.of_rows(tile, table.to_table(filter=ds.field("tile") == tile).to_batches())
 
+    def of_rows(self, tile: int, batches: Iterable[pa.RecordBatch]) -> Calibration:
+        """Return the calibration of one camera position from its rows of the calibration table."""
+        found: dict[tuple[str, float, int], dict[int, dict[str, Any]]] = {}
+        for batch in batches:
+            for row in batch.to_pylist():
+                group = found.setdefault((row["frame_type"], row["absorber_mm"], row["group"]), {})
+                group[row["counter"]] = row
+        for (frame_type, _, _), counters in found.items():
+            self._require_whole(tile, frame_type, counters)
+        groups = [found[key] for key in sorted(k for k in found if k[0] == "open_beam")]
+        if not groups:
+            self._require_whole(tile, "open_beam", {})
+        open_beams = []
+        for place, group in enumerate(groups):
+            first = group[0]
+            time = self.clock.of_group(place, len(groups), first["time_s"])
+            open_beams.append(OpenBeams(self._sums(group), time, first["exposure_s"], first["monitor"]))
+        shape = open_beams[0].sums[0].total.shape
+        dark = next((found[key] for key in found if key[0] == "dark"), None)
+        darks = tuple(PixelSums.empty(shape) for _ in range(self.n_counters)) if dark is None else self._sums(dark)
+        absorbers = []
+        for key in sorted(k for k in found if k[0] == "absorber"):
+            first = found[key][0]
+            absorbers.append(Absorber(key[1], self._sums(found[key]), first["exposure_s"], first["monitor"]))
+        rows, columns = (list(self.chip_edges.get(name, [])) for name in ("rows", "columns"))
+        edges = edge_flags((shape[0], shape[1]), rows, columns) if rows or columns else None
+        return Calibration(tuple(open_beams), darks, tuple(absorbers), edges, self.counter_bits)
 
-def read_calibration(frames_uri: str, n_counters: int) -> Calibration:
-    """Read the calibration table of a frames table without Spark; this runs in the tasks.
+    def _require_whole(self, tile: int, frame_type: str, counters: Mapping[int, Any]) -> None:
+        missing = sorted(set(range(self.n_counters)) - set(counters))
+        if missing:
+            kind = {"open_beam": "open beam", "dark": "dark frame"}.get(frame_type, frame_type)
+            place = f" of camera position {tile}" if tile else ""
+            raise ScanError(f"{self.origin}: no {kind} for counter {', '.join(map(str, missing))}{place}")
 
-    Raises
-    ------
-    ScanError
-        If a counter has no open beam.
-    """
-    filesystem, path = storage.arrow_filesystem(storage.join(frames_uri, CALIBRATION_FOLDER))
-    table = ds.dataset(path, filesystem=filesystem, format="parquet").to_table()
-    rows = {row["counter"]: row for row in table.to_pylist()}
-    missing = sorted(set(range(n_counters)) - set(rows))
-    if missing:
-        raise ScanError(f"{frames_uri}: no open beam for counter {', '.join(map(str, missing))}")
-    shape = (rows[0]["rows"], rows[0]["cols"])
-
-    def stack(name: str) -> NDArray[np.float32]:
-        return np.stack([np.frombuffer(rows[c][name], dtype="<f4").reshape(shape) for c in range(n_counters)])
-
-    return Calibration(stack("open_beam"), stack("dark"), min(row["n_open_beam"] for row in rows.values()))
+    def _sums(self, group: Mapping[int, dict[str, Any]]) -> tuple[PixelSums, ...]:
+        sums = []
+        for counter in range(self.n_counters):
+            row = group[counter]
+            total, squares = (
+                np.frombuffer(row[name], dtype="<f8").reshape(row["rows"], row["cols"]) for name in ("total", "squares")
+            )
+            sums.append(PixelSums(row["n_frames"], total, squares))
+        return tuple(sums)

@@ -16,21 +16,17 @@ from numpy.typing import NDArray
 
 from marspipe.errors import RawFormatError, ScanError
 from marspipe.pipeline.quarantine import Damage
-from marspipe.pipeline.raw_scan import RawFile, part_of
+from marspipe.pipeline.raw_file import RawFile, part_of
+from marspipe.pipeline.raw_scan import RawScan
+from marspipe.pipeline.scan_parts import MIB, Chunk, Part
 from marspipe.pipeline.session import ARROW_BATCH_BYTES
-from marspipe.readers import READERS, orient
+from marspipe.readers import READERS, FrameEntry, orient
 from marspipe.scan.energy import Counter
 from marspipe.store.blobs import binary_column, checksum
 from marspipe.store.schema import table_schema
 
-
-@dataclass(frozen=True)
-class Chunk:
-    """Exposures ``first .. first + count`` of one raw file."""
-
-    file: RawFile
-    first: int
-    count: int
+# With several camera positions, so much is held to bring the frames into the order of the views.
+BLOCK_BYTES = 32 * MIB
 
 
 @dataclass(frozen=True)
@@ -45,22 +41,39 @@ class Exposure:
         """Bytes of the pixels."""
         return sum(frame.nbytes for frame in self.frames)
 
+    @property
+    def view(self) -> tuple[str, int]:
+        """Frame type and view."""
+        return self.rows[0]["frame_type"], self.rows[0]["view"]
+
 
 @dataclass(frozen=True)
 class Decode:
-    """Reads the frames of chunks; travels to the executors."""
+    """Reads the frames of parts of a scan; travels to the executors."""
 
-    chunks: list[Chunk]
     scan_id: str
     counters: tuple[Counter, ...]
     angles_rad: NDArray[np.float64]
     sample_z_mm: NDArray[np.float64]
+    camera_positions_mm: tuple[tuple[float, float], ...]
 
-    def frames(self, chunk: Chunk) -> Iterator[pa.RecordBatch]:
-        """Yield the rows of the frames table for one chunk."""
+    @classmethod
+    def of(cls, scan: RawScan) -> Decode:
+        """Return what reads the frames of a scan."""
+        manifest = scan.manifest
+        return cls(
+            manifest.scan_id,
+            tuple(manifest.camera_counters()),
+            scan.angles_rad,
+            scan.sample_z_mm,
+            manifest.camera_positions_mm,
+        )
+
+    def frames(self, part: Part) -> Iterator[pa.RecordBatch]:
+        """Yield the rows of the frames table for a part of a scan, in the order of the table."""
         held: list[Exposure] = []
         size = 0
-        for exposure in self.exposures(chunk):
+        for exposure in self.exposures(part):
             held.append(exposure)
             size += exposure.nbytes
             if size >= ARROW_BATCH_BYTES:
@@ -69,12 +82,12 @@ class Decode:
         if held:
             yield record_batch(held)
 
-    def exposures(self, chunk: Chunk, damages: list[Damage] | None = None) -> Iterator[Exposure]:
-        """Yield the exposures of one chunk.
+    def exposures(self, part: Part, damages: list[Damage] | None = None) -> Iterator[Exposure]:
+        """Yield the exposures of a part, view by view, and in a view in the order of the camera positions.
 
         Parameters
         ----------
-        chunk : Chunk
+        part : Part
             What to read.
         damages : list of Damage, optional
             Where to put what cannot be read.
@@ -82,45 +95,69 @@ class Decode:
         Raises
         ------
         RawFormatError, ScanError
-            If the file is damaged and there is no such list.
+            If a file is damaged and there is no such list.
         """
+        for chunks in part.blocks(BLOCK_BYTES):
+            found = (exposure for chunk in chunks for exposure in self._of_chunk(chunk, damages))
+            if len({chunk.file.tile for chunk in chunks}) > 1:
+                yield from sorted(found, key=lambda exposure: (exposure.view, exposure.rows[0]["tile"]))
+            else:
+                yield from found
+
+    def _of_chunk(self, chunk: Chunk, damages: list[Damage] | None) -> Iterator[Exposure]:
+        if not chunk.file.is_numbered:
+            yield from self._of_file(chunk, 0, damages)
+            return
+        for number in range(chunk.first, chunk.first + chunk.count):
+            yield from self._of_file(Chunk(chunk.file, number, 1), number, damages)
+
+    def _of_file(self, chunk: Chunk, exposure: int, damages: list[Damage] | None) -> Iterator[Exposure]:
         file = chunk.file
         try:
-            raw = file.open()
+            raw = file.open(exposure)
         except FileNotFoundError as error:
             if damages is None:
-                raise ScanError(f"{file.uri} does not exist any more") from error
-            damages.append(self._damage(file, chunk.first, chunk.count, "the file does not exist any more"))
+                raise ScanError(f"{file.uri_of(exposure)} does not exist") from error
+            damages.append(self._damage(file, chunk.first, chunk.count, "the file does not exist"))
             return
         with raw:
-            done = 0
-            try:
-                for exposure in self._read(raw, chunk):
-                    yield exposure
-                    done += 1
-            except (RawFormatError, ScanError):
-                if damages is None:
-                    raise
-            # Only what is left after a fault: one by one, to lose no more than what is damaged.
-            for number in range(chunk.first + done, chunk.first + chunk.count):
+            yield from self._readable(raw, chunk, damages)
+
+    def _readable(self, raw: BinaryIO, chunk: Chunk, damages: list[Damage] | None) -> Iterator[Exposure]:
+        """Yield what can be read; after a fault in halves, to lose no more than what is damaged."""
+        done = 0
+        try:
+            for exposure in self._read(raw, chunk):
+                yield exposure
+                done += 1
+        except (RawFormatError, ScanError) as error:
+            if damages is None:
+                if isinstance(error, RawFormatError):
+                    raise RawFormatError(str(error)) from error  # by this name Spark's message of it is understood
+                raise
+            if chunk.count == 1:
                 try:
-                    yield self._rescue(raw, file, number)
-                except (RawFormatError, ScanError) as error:
-                    assert damages is not None
-                    damages.append(self._damage(file, number, 1, str(error)))
+                    yield self._despite_its_neighbor(raw, chunk, error)
+                except (RawFormatError, ScanError) as final:
+                    damages.append(self._damage(chunk.file, chunk.first, 1, str(final)))
+                return
+        first, rest = chunk.first + done, chunk.count - done
+        for start, count in ((first, (rest + 1) // 2), (first + (rest + 1) // 2, rest // 2)):
+            if count:
+                yield from self._readable(raw, Chunk(chunk.file, start, count), damages)
 
     def _damage(self, file: RawFile, number: int, count: int, reason: str) -> Damage:
-        offset = None if file.stored_bytes is None else number * file.stored_bytes
-        return Damage(file.uri, offset, file.entry.frame_type, file.first_view + number, count, reason)
+        offset = None
+        if file.stored_bytes is not None:
+            offset = 0 if file.is_numbered else file.start + number * file.stored_bytes
+        return Damage(file.uri_of(number), offset, file.entry.frame_type, file.first_view + number, count, reason)
 
-    def _rescue(self, raw: BinaryIO, file: RawFile, number: int) -> Exposure:
-        try:
-            return next(self._read(raw, Chunk(file, number, 1)))
-        except RawFormatError:
-            # A reader looks at the record before, too, for doubled records: that one may be the damaged one.
-            if not number or file.stored_bytes is None or self._is_sound(raw, file, number - 1):
-                raise
-            return self._alone(raw, file, number)
+    def _despite_its_neighbor(self, raw: BinaryIO, chunk: Chunk, error: Exception) -> Exposure:
+        """Read an exposure by itself if the one before it is damaged: a reader looks at that, too, for doubles."""
+        file, number = chunk.file, chunk.first
+        if not number or file.stored_bytes is None or file.is_numbered or self._is_sound(raw, file, number - 1):
+            raise error
+        return self._alone(raw, file, number)
 
     def _is_sound(self, raw: BinaryIO, file: RawFile, number: int) -> bool:
         try:
@@ -142,25 +179,28 @@ class Decode:
     def _read(self, raw: BinaryIO, chunk: Chunk, number: int | None = None) -> Iterator[Exposure]:
         """Yield the exposures of a chunk; ``number`` is the true number of its first one, if it differs."""
         file, entry, n = chunk.file, chunk.file.entry, len(self.counters)
-        reader = READERS[entry.reader]
-        begin = chunk.first if number is None else number
-        index = reader.index(
-            raw, file.uri, chunk.first * n, chunk.count * n, dataset=entry.dataset, frame_type=entry.frame_type
-        )
-        if len(index) != chunk.count * n:
-            raise RawFormatError(f"{file.uri}: {len(index)} frames from frame {begin * n}, expected {chunk.count * n}")
+        reader, begin = READERS[entry.reader], chunk.first if number is None else number
+        uri, first, count = file.uri_of(begin), chunk.first * n, chunk.count * n
+        if file.is_numbered:  # all of the file, to see that it holds no more
+            index = reader.index(raw, uri, dataset=entry.dataset, frame_type=entry.frame_type)
+        else:
+            index = reader.index(raw, uri, first, count, dataset=entry.dataset, frame_type=entry.frame_type)
+        if len(index) != count:
+            raise RawFormatError(f"{uri}: {len(index)} frames from frame {begin * n}, expected {count}")
+        if number is not None:
+            self._require_sequence(file, index[0], number)
         pixels = reader.read_many(raw, index)
         for place in range(chunk.count):
             rows, frames = [], []
             for expected, record in enumerate(index[place * n : (place + 1) * n]):
                 if record.counter != expected:
                     raise ScanError(
-                        f"{file.uri}: frame {(begin + place) * n + expected} is of counter {record.counter}, "
+                        f"{uri}: frame {(begin + place) * n + expected} is of counter {record.counter}, "
                         f"expected counter {expected} of exposure {begin + place}"
                     )
                 if (record.rows, record.cols, record.dtype) != file.layout:
                     raise ScanError(
-                        f"{file.uri}: frame {(begin + place) * n + expected} has {record.rows} x {record.cols} px of "
+                        f"{uri}: frame {(begin + place) * n + expected} has {record.rows} x {record.cols} px of "
                         f"{record.dtype}, expected {file.layout[0]} x {file.layout[1]} px of {file.layout[2]}"
                     )
                 frame = orient(next(pixels), entry.orientation)
@@ -168,30 +208,41 @@ class Decode:
                 frames.append(frame)
             yield Exposure(rows, frames)
 
-    def _row(self, file: RawFile, number: int, record: Any, frame: NDArray[Any]) -> dict[str, Any]:
+    def _require_sequence(self, file: RawFile, record: FrameEntry, number: int) -> None:
+        """Raise if an exposure that is read by itself is not the one that its place says."""
+        if file.sequence is not None and record.sequence != (wanted := file.sequence[0] + number * file.sequence[1]):
+            raise RawFormatError(
+                f"{file.uri}: exposure {number} has sequence number {record.sequence}, expected {wanted}"
+            )
+
+    def _row(self, file: RawFile, number: int, record: FrameEntry, frame: NDArray[Any]) -> dict[str, Any]:
         entry, view = file.entry, file.first_view + number
         counter = self.counters[record.counter]
         projection = entry.frame_type == "projection"
+        tile_v_mm, tile_u_mm = self.camera_positions_mm[entry.tile]
         return {
             "scan_id": self.scan_id,
             "frame_type": entry.frame_type,
             "view": view,
             "angle_rad": float(self.angles_rad[view]) if projection else None,
-            "tile": 0,
-            "tile_u_mm": 0.0,
-            "tile_v_mm": 0.0,
+            "tile": entry.tile,
+            "tile_u_mm": tile_u_mm,
+            "tile_v_mm": tile_v_mm,
             "sample_z_mm": float(self.sample_z_mm[view]) if projection else 0.0,
+            "group": entry.group_number,
+            "absorber_mm": entry.absorber_mm or 0.0,
             "counter": counter.index,
             "mode": counter.mode,
             "threshold_kev": counter.threshold_kev,
             "exposure_s": entry.exposure_s if entry.exposure_s is not None else record.exposure_s,
             "acquired_at": record.acquired_at,
+            "monitor": record.monitor,
             "rows": frame.shape[0],
             "cols": frame.shape[1],
             "dtype": frame.dtype.name,
             "checksum": checksum(frame),
             "source_uri": record.uri,
-            "source_offset": record.offset,
+            "source_offset": record.offset + (0 if file.is_numbered or file.stored_bytes is None else file.start),
             "source_length": record.length,
         }
 

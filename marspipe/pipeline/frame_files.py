@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import groupby
 from types import TracebackType
 from typing import Any
 from uuid import uuid4
@@ -17,49 +18,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from marspipe.pipeline.decode_frames import Chunk, Decode, Exposure, record_batch
+from marspipe.pipeline.decode_frames import Decode, Exposure, record_batch
 from marspipe.pipeline.quarantine import Damage
+from marspipe.pipeline.scan_parts import MIB, Part
+from marspipe.pipeline.stored_frames import KEY_COLUMNS, StoredFrames, frame_keys
 from marspipe.store import storage
 from marspipe.store.schema import table_schema
 
 _ATTEMPTS = 3  # of a file on HDFS, as in marspipe.store.hdfs
-_TYPES = ("projection", "open_beam", "dark")
-
-
-def frame_keys(frame_type: Any, view: Any, counter: Any) -> NDArray[np.int64]:
-    """Return one number per frame that says which frame it is.
-
-    Parameters
-    ----------
-    frame_type : sequence of str
-        Types.
-    view, counter : array_like of int
-        Views below 2**40 and counters below 2**16.
-    """
-    kind = np.array([_TYPES.index(name) for name in frame_type], dtype=np.int64)
-    return kind << 56 | np.asarray(view, np.int64) << 16 | np.asarray(counter, np.int64)
-
-
-@dataclass(frozen=True, eq=False)
-class StoredFrames:
-    """Which frames a table holds already, with their checksums; keys ascend."""
-
-    keys: NDArray[np.int64]
-    checksums: NDArray[np.int64]
-
-    def compare(self, exposure: Exposure) -> tuple[bool, list[dict[str, Any]]]:
-        """Return whether an exposure is stored, and the rows of its frames that differ from what is stored."""
-        rows = exposure.rows
-        keys = frame_keys([r["frame_type"] for r in rows], [r["view"] for r in rows], [r["counter"] for r in rows])
-        places = np.searchsorted(self.keys, keys)
-        there = places < self.keys.size
-        there[there] = self.keys[places[there]] == keys[there]
-        differing = [
-            row
-            for row, known, place in zip(rows, there, places, strict=True)
-            if known and self.checksums[place] != row["checksum"]
-        ]
-        return bool(there.any()), differing
+# A view larger than this is cut into several row groups of one file, so that no task holds more.
+LARGEST_ROW_GROUP_BYTES = 256 * MIB
 
 
 @dataclass
@@ -71,6 +39,7 @@ class Written:
     calibrating: bool = False
     damages: list[Damage] = field(default_factory=list)
     differing: list[dict[str, Any]] = field(default_factory=list)
+    superseded: list[int] = field(default_factory=list)
 
 
 class FrameWriter:
@@ -81,7 +50,7 @@ class FrameWriter:
     folder : str
         Where.
     row_group_bytes : int
-        A row group is closed before its pixels pass this, and holds at least one whole exposure.
+        A row group is closed with the view before it would pass this, and holds whole views.
     """
 
     def __init__(self, folder: str, row_group_bytes: int) -> None:
@@ -97,11 +66,15 @@ class FrameWriter:
         return self
 
     def add(self, exposure: Exposure) -> None:
-        """Write an exposure."""
-        if self._held and self._size + exposure.nbytes > self._row_group_bytes:
+        """Write an exposure; those of a view come one after the other."""
+        if self._held and self._is_full(exposure):
             self._flush()
         self._held.append(exposure)
         self._size += exposure.nbytes
+
+    def _is_full(self, exposure: Exposure) -> bool:
+        limit = LARGEST_ROW_GROUP_BYTES if exposure.view == self._held[-1].view else self._row_group_bytes
+        return self._size + exposure.nbytes > limit
 
     def write(self, batch: pa.RecordBatch) -> None:
         """Write rows as one row group."""
@@ -135,7 +108,7 @@ class FrameWriter:
 
 @dataclass(frozen=True)
 class WriteFrames:
-    """The work of one task: decodes its chunks and writes what is new into one file; travels to the executors."""
+    """The work of one task: decodes its parts and writes what is new into one file; travels to the executors."""
 
     decode: Decode
     folder: str
@@ -143,42 +116,52 @@ class WriteFrames:
     stored: Any  # broadcast StoredFrames, or None
     tolerant: bool
     replace: bool
-    counted: tuple[Any, Any]  # accumulators of bytes and frames
+    counted: tuple[Any, Any]  # accumulators of the bytes and frames that were read
 
-    def __call__(self, chunks: list[Chunk]) -> Written:
-        """Write the exposures of some chunks."""
+    def __call__(self, parts: list[Part]) -> Written:
+        """Write the exposures of some parts."""
         for attempt in range(1, _ATTEMPTS + 1):
             try:
-                written, size = self._write(chunks)
+                written, read = self._write(parts)
             except OSError:
                 # The HDFS client does not replace a datanode that dies while it writes; the disk has no such excuse.
                 if attempt == _ATTEMPTS or not storage.split(self.folder)[0]:
                     raise
             else:
-                for total, share in zip(self.counted, (size, written.frames), strict=True):
+                for total, share in zip(self.counted, read, strict=True):
                     total.add(share)
                 return written
         raise AssertionError("unreachable")
 
-    def _write(self, chunks: list[Chunk]) -> tuple[Written, int]:
-        done, size = Written(), 0
+    def _write(self, parts: list[Part]) -> tuple[Written, tuple[int, int]]:
+        done, size, frames = Written(), 0, 0
         stored: StoredFrames | None = None if self.stored is None else self.stored.value
         damages = done.damages if self.tolerant else None
         with FrameWriter(self.folder, self.row_group_bytes) as writer:
-            for chunk in chunks:
-                for exposure in self.decode.exposures(chunk, damages):
-                    size += exposure.nbytes
-                    if stored is not None:
-                        known, differing = stored.compare(exposure)
-                        done.differing += differing
-                        if known and not (differing and self.replace):
-                            continue
-                    writer.add(exposure)
-                    done.frames += len(exposure.frames)
-                    done.calibrating |= chunk.file.entry.frame_type != "projection"
+            for part in parts:
+                exposures = self.decode.exposures(part, damages)
+                if stored is None:
+                    for exposure in exposures:
+                        size += exposure.nbytes
+                        frames += len(exposure.frames)
+                        writer.add(exposure)
+                    done.frames = frames
+                    done.calibrating |= part.frame_type != "projection"
+                    continue
+                for _, group in groupby(exposures, key=lambda exposure: exposure.view):
+                    view = list(group)
+                    size += sum(exposure.nbytes for exposure in view)
+                    frames += sum(len(exposure.frames) for exposure in view)
+                    to_do = stored.to_do(view, self.replace)
+                    done.frames += to_do.added
+                    done.differing += to_do.differing
+                    done.superseded += to_do.superseded
+                    done.calibrating |= bool(to_do.write) and part.frame_type != "projection"
+                    for exposure in to_do.write:
+                        writer.add(exposure)
         if not writer.empty:
             done.name = writer.name
-        return done, size
+        return done, (size, frames)
 
 
 def rewrite_without(uri: str, folder: str, dropped: NDArray[np.int64]) -> str | None:
@@ -202,7 +185,7 @@ def rewrite_without(uri: str, folder: str, dropped: NDArray[np.int64]) -> str | 
     with FrameWriter(folder, 0) as writer, pq.ParquetFile(path, filesystem=filesystem) as file:
         for group in range(file.num_row_groups):
             table = file.read_row_group(group).cast(table_schema("frames").arrow())
-            keys = frame_keys(*(table.column(c).to_pylist() for c in ("frame_type", "view", "counter")))
+            keys = frame_keys(*(table.column(name).to_pylist() for name in KEY_COLUMNS))
             rest = table.filter(pa.array(~np.isin(keys, dropped)))
             if rest.num_rows:
                 writer.write(rest.combine_chunks().to_batches()[0])

@@ -1,14 +1,13 @@
 """Ingest a scan: raw files -> the frames table, pixels bit for bit.
 
-The raw files are cut into chunks of whole exposures, and as many chunks as make a large file are one task. A view's
-frames stay together: in one task, one file, one row group. What the tasks wrote becomes part of the table at once, or
-not at all (:func:`marspipe.store.commit.publish`).
+The scan is cut into parts of whole views, and as many parts as make a large file are one task. A view's frames, of all
+camera positions and counters, stay together: in one task, one file, one row group. What the tasks wrote becomes part of
+the table at once, or not at all (:func:`marspipe.store.commit.publish`).
 """
 
 from __future__ import annotations
 
 import json
-import math
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -18,19 +17,23 @@ from urllib.parse import unquote
 from uuid import uuid4
 
 import numpy as np
+from numpy.typing import NDArray
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
 import marspipe
 from marspipe.errors import ScanError
 from marspipe.pipeline.calibrate import CALIBRATION_FOLDER, write_calibration
-from marspipe.pipeline.decode_frames import Chunk, Decode
+from marspipe.pipeline.decode_frames import Decode
 from marspipe.pipeline.failures import spark_failures
-from marspipe.pipeline.frame_files import StoredFrames, WriteFrames, Written, frame_keys, names_of, rewrite_without
+from marspipe.pipeline.frame_files import WriteFrames, Written, names_of, rewrite_without
 from marspipe.pipeline.quarantine import Damage, write_quarantine
-from marspipe.pipeline.raw_scan import RawFile, RawScan, fingerprint, first_exposure_at, open_scan
+from marspipe.pipeline.raw_file import RawFile
+from marspipe.pipeline.raw_scan import RawScan, camera_facts, fingerprint, open_scan
 from marspipe.pipeline.scan_frames import FrameGroup, Survey, many_rows, read_frames, survey
+from marspipe.pipeline.scan_parts import MIB, Chunk, Part, bundle, cut
 from marspipe.pipeline.session import configure, task_slots
+from marspipe.pipeline.stored_frames import KEY_COLUMNS, StoredFrames, frame_keys
 from marspipe.pipeline.watch import watch_stages
 from marspipe.show.progress import Progress
 from marspipe.store import storage
@@ -40,6 +43,7 @@ __all__ = [
     "Chunk",
     "Decode",
     "Ingested",
+    "Part",
     "RawFile",
     "RawScan",
     "bundle",
@@ -50,11 +54,6 @@ __all__ = [
     "open_scan",
 ]
 
-MIB = 2**20
-LARGEST_CHUNK_BYTES = 128 * MIB
-SMALLEST_CHUNK_BYTES = 4 * MIB
-# Not below a block of HDFS, where the scan is large enough.
-FILE_BYTES = 160 * MIB
 LARGEST_ROW_GROUP_BYTES = 32 * MIB
 SMALLEST_ROW_GROUP_BYTES = MIB
 _STAGING = "_staging-"
@@ -167,6 +166,12 @@ def _refuse_other_scan(scan: RawScan, uri: str, existing: dict[str, Any]) -> Non
                 f"{scan.manifest_uri} gives the {views} views in {uri} another geometry ({key}); pass --overwrite to "
                 "ingest the scan anew"
             )
+    positions = existing.get("camera_positions_mm", [[0.0, 0.0]])
+    if positions != _positions(scan)[: len(positions)]:
+        raise ScanError(
+            f"{scan.manifest_uri} lists other camera positions than {uri} holds; pass --overwrite to ingest the scan "
+            "anew"
+        )
     if existing["counters"] != _counters(scan):
         raise ScanError(
             f"{scan.manifest_uri} lists other counters than {uri} holds; pass --overwrite to ingest the scan anew"
@@ -176,6 +181,10 @@ def _refuse_other_scan(scan: RawScan, uri: str, existing: dict[str, Any]) -> Non
 def _counters(scan: RawScan) -> list[dict[str, Any]]:
     counters = scan.manifest.camera_counters()
     return [{"index": c.index, "mode": c.mode, "threshold_kev": c.threshold_kev} for c in counters]
+
+
+def _positions(scan: RawScan) -> list[list[float]]:
+    return [list(position) for position in scan.manifest.camera_positions_mm]
 
 
 @dataclass
@@ -214,23 +223,30 @@ class _Ingest:
             write_quarantine(self.uri, damages)
         kept = before if self.existing else []
         rewritten: list[str] = []
-        if differing and stored is not None:
-            kept, rewritten = self._rewrite(folder, kept, differing, stored, places)
+        superseded = np.array([key for r in results for key in r.superseded], np.int64)
+        if superseded.size and stored is not None:
+            kept, rewritten = self._rewrite(folder, kept, superseded, stored, places)
         new = [*names_of(results), *rewritten]
         paths = [storage.join(self.uri, n) for n in kept] + [storage.join(folder, n) for n in new]
-        counters, geometry = tuple(scan.manifest.camera_counters()), scan.geometry
         with spark_failures("checking the frames"):
-            found = survey(spark, self.uri, paths, geometry, counters, incomplete=self.tolerant)
+            found = survey(
+                spark,
+                self.uri,
+                paths,
+                scan.geometry,
+                tuple(scan.manifest.camera_counters()),
+                n_tiles=len(scan.manifest.camera_positions_mm),
+                incomplete=self.tolerant,
+            )
         metadata = self._metadata(found)
         done = Ingested(found.groups, added, damages, found.missing_views)
-        if self.existing and not added and self.existing["geometry"] == metadata["geometry"]:
+        unchanged = ("geometry", "camera_positions_mm")
+        if self.existing and not new and all(self.existing.get(key) == metadata[key] for key in unchanged):
             return done
         renamed = [(name, name) for name in new]
         calibrating = any(r.calibrating for r in results) or not self.existing
         if calibrating and any(group.frame_type == "open_beam" for group in found.groups):
-            calibration = storage.join(folder, CALIBRATION_FOLDER)
-            with spark_failures("averaging the open beams"), watch_stages(spark, self.progress, ["open beams"]):
-                write_calibration(read_frames(spark, paths), calibration, len(counters))
+            self._calibrate(paths, storage.join(folder, CALIBRATION_FOLDER))
             renamed.append((CALIBRATION_FOLDER, CALIBRATION_FOLDER))
         removed = [name for name in before if name not in kept]
         # What earlier runs left that died before they had published anything.
@@ -240,16 +256,22 @@ class _Ingest:
         publish(self.uri, metadata, staging=staging, rename=renamed, remove=removed)
         return done
 
+    def _calibrate(self, paths: list[str], uri: str) -> None:
+        manifest = self.scan.manifest
+        sums = len(manifest.camera_positions_mm) * len(manifest.counters)
+        frames = read_frames(self.spark, paths).where(F.col("frame_type") != "projection")
+        with spark_failures("averaging the open beams"), watch_stages(self.spark, self.progress, ["open beams"]):
+            write_calibration(frames, uri, min(sums, 4 * task_slots(self.spark)))
+
     def _write(self, folder: str, stored: StoredFrames | None) -> list[Written]:
         scan, spark = self.scan, self.spark
-        counters = tuple(scan.manifest.camera_counters())
-        tasks = bundle(cut(scan, task_slots(spark)), scan.pixel_bytes, task_slots(spark))
+        tasks = bundle(cut(scan, task_slots(spark)), task_slots(spark))
         if not tasks:
             return []
         context = spark.sparkContext
         counted = context.accumulator(0), context.accumulator(0)
         work = WriteFrames(
-            Decode([], scan.manifest.scan_id, counters, scan.angles_rad, scan.sample_z_mm),
+            Decode.of(scan),
             folder,
             min(LARGEST_ROW_GROUP_BYTES, max(SMALLEST_ROW_GROUP_BYTES, scan.pixel_bytes // 64)),
             None if stored is None else context.broadcast(stored),
@@ -257,9 +279,11 @@ class _Ingest:
             self.replace,
             counted,
         )
+        n_frames = len(scan.manifest.counters) * sum(file.n_exposures for file in scan.files)
         with (
             spark_failures(f"reading the raw files of {scan.manifest_uri}"),
-            _reported(self.progress, scan.pixel_bytes, counted[0]),
+            _reported(self.progress, "ingest", scan.pixel_bytes, "bytes", counted[0]),
+            _reported(self.progress, "frames", n_frames, "frames", counted[1]),
         ):
             return context.parallelize(tasks, len(tasks)).map(work).collect()
 
@@ -267,31 +291,27 @@ class _Ingest:
         """Return the frames in some files of the table, and for each of them the name of its file."""
         frames = read_frames(self.spark, [storage.join(self.uri, name) for name in names])
         with spark_failures("reading what is stored"), many_rows(self.spark):
-            table = frames.select(
-                "frame_type", "view", "counter", "checksum", F.input_file_name().alias("file")
-            ).toArrow()
-        columns = {name: table.column(name).to_pylist() for name in ("frame_type", "view", "counter", "file")}
-        keys = frame_keys(columns["frame_type"], columns["view"], columns["counter"])
+            table = frames.select(*KEY_COLUMNS, "checksum", F.input_file_name().alias("file")).toArrow()
+        keys = frame_keys(*(table.column(name).to_pylist() for name in KEY_COLUMNS))
         order = np.argsort(keys)
         checksums = table.column("checksum").to_numpy().astype(np.int64)
-        files = [unquote(columns["file"][i].rsplit("/", 1)[1]) for i in order]
+        places = table.column("file").to_pylist()
+        files = [unquote(places[i].rsplit("/", 1)[1]) for i in order]
         return StoredFrames(keys[order], checksums[order]), files
 
     def _refuse(self, differing: list[dict[str, Any]]) -> None:
-        first = min(differing, key=lambda row: (row["frame_type"], row["view"], row["counter"]))
+        first = min(differing, key=lambda row: tuple(row[name] for name in KEY_COLUMNS))
+        place = f", camera position {first['tile']}" if len(self.scan.manifest.camera_positions_mm) > 1 else ""
         raise ScanError(
-            f"{self.uri}: {first['frame_type']} view {first['view']}, counter {first['counter']} differs from "
+            f"{self.uri}: {first['frame_type']} view {first['view']}{place}, counter {first['counter']} differs from "
             f"{first['source_uri']} at byte {first['source_offset']} ({len(differing)} frames differ): pass --replace "
             "to take what the raw files hold now"
         )
 
     def _rewrite(
-        self, folder: str, names: list[str], differing: list[dict[str, Any]], stored: StoredFrames, places: list[str]
+        self, folder: str, names: list[str], dropped: NDArray[np.int64], stored: StoredFrames, places: list[str]
     ) -> tuple[list[str], list[str]]:
-        """Copy the files that hold replaced exposures without these; return the files that stay, and the copies."""
-        n = len(self.scan.manifest.counters)
-        exposures = sorted({(row["frame_type"], row["view"]) for row in differing})
-        dropped = np.concatenate([frame_keys([kind] * n, [view] * n, range(n)) for kind, view in exposures])
+        """Copy the files that hold frames which give way to others; return the files that stay, and the copies."""
         affected = sorted({places[i] for i in np.flatnonzero(np.isin(stored.keys, dropped))})
         uri = self.uri
 
@@ -303,7 +323,7 @@ class _Ingest:
         return [name for name in names if name not in affected], [name for name in copies if name is not None]
 
     def _metadata(self, found: Survey) -> dict[str, Any]:
-        scan = self.scan
+        scan, camera = self.scan, camera_facts(self.scan)
         return {
             "kind": "frames",
             "format": 1,
@@ -312,8 +332,11 @@ class _Ingest:
             "description": scan.manifest.description,
             "geometry": scan.geometry.to_dict(),
             "counters": _counters(scan),
+            "camera_positions_mm": _positions(scan),
+            "chip_edges": {"rows": list(camera.edge_rows), "columns": list(camera.edge_columns)},
+            "counter_depth_bits": camera.counter_depth_bits,
             "tube": scan.manifest.tube.model_dump(mode="json") if scan.manifest.tube else None,
-            "acquired_at": first_exposure_at(scan),
+            "acquired_at": camera.acquired_at,
             "source": scan.manifest_uri,
             "fingerprint": fingerprint(scan),
             "content_hash": found.content,
@@ -324,10 +347,10 @@ class _Ingest:
 
 
 @contextmanager
-def _reported(progress: Progress, total: int, counted: Any) -> Iterator[None]:
-    """Report the bytes that an accumulator has counted."""
+def _reported(progress: Progress, name: str, total: int, unit: str, counted: Any) -> Iterator[None]:
+    """Report what an accumulator has counted."""
     stop = threading.Event()
-    with progress.stage("ingest", total=total, unit="bytes") as stage:
+    with progress.stage(name, total=total, unit=unit) as stage:
 
         def follow() -> None:
             while not stop.wait(0.25):
@@ -341,31 +364,3 @@ def _reported(progress: Progress, total: int, counted: Any) -> Iterator[None]:
             stop.set()
             thread.join()
             stage.update(counted.value)
-
-
-def cut(scan: RawScan, slots: int) -> list[Chunk]:
-    """Cut the raw files into chunks of whole exposures, a few for every task slot, none too large or too small."""
-    wanted = min(LARGEST_CHUNK_BYTES, max(SMALLEST_CHUNK_BYTES, scan.pixel_bytes // (4 * slots)))
-    chunks = []
-    for file in scan.files:
-        # Equal chunks, as many as fill the slots: what reads the table later is cut along these files.
-        count = math.ceil(file.n_exposures * file.exposure_bytes / wanted)
-        count = count if count == 1 else math.ceil(count / slots) * slots
-        step = math.ceil(file.n_exposures / count)
-        for first in range(0, file.n_exposures, step):
-            chunks.append(Chunk(file, first, min(step, file.n_exposures - first)))
-    return chunks
-
-
-def bundle(chunks: list[Chunk], pixel_bytes: int, slots: int) -> list[list[Chunk]]:
-    """Put chunks together, in the order of their views, into what one task writes into one file."""
-    wanted = min(FILE_BYTES, max(SMALLEST_CHUNK_BYTES, math.ceil(pixel_bytes / slots)))
-    tasks: list[list[Chunk]] = []
-    size = wanted
-    for chunk in sorted(chunks, key=lambda c: (c.file.entry.frame_type, c.file.first_view + c.first)):
-        if size >= wanted:
-            tasks.append([])
-            size = 0
-        tasks[-1].append(chunk)
-        size += chunk.count * chunk.file.exposure_bytes
-    return tasks

@@ -7,28 +7,35 @@ averaged first, two frames per counter, which the driver hands on to the executo
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 from uuid import uuid4
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
 from marspipe.errors import ScanError
-from marspipe.pipeline.calibrate import SUMS, averages, partial_sums
+from marspipe.pipeline.calibrate import CalibrationReader, finished
+from marspipe.pipeline.clock import Clock
+from marspipe.pipeline.corrections import settings_for
+from marspipe.pipeline.decode_frames import Decode
+from marspipe.pipeline.exposures import FRAME_COLUMNS
 from marspipe.pipeline.failures import spark_failures
-from marspipe.pipeline.filter_views import FRAME_COLUMNS, FilterStage, make_preprocessor, preprocessor_of
-from marspipe.pipeline.ingest import Chunk, Decode, RawScan, cut
+from marspipe.pipeline.frame_sums import SUMS, partial_sums
+from marspipe.pipeline.line_integrals import Corrections
 from marspipe.pipeline.plan import ReconstructionPlan
+from marspipe.pipeline.raw_scan import RawScan, camera_facts
 from marspipe.pipeline.scan_frames import FramesTable
+from marspipe.pipeline.scan_parts import Part, cut
 from marspipe.pipeline.session import configure, task_slots
+from marspipe.pipeline.source import Measured, tube_of
 from marspipe.pipeline.watch import watch_stages
-from marspipe.preprocess.chain import Calibration, Preprocessor
 from marspipe.recipe import Recipe
 from marspipe.show.progress import Progress
 from marspipe.store.blobs import binary_column, pixels_of
@@ -66,33 +73,18 @@ class NeededRows:
 
 
 @dataclass(frozen=True, eq=False)
-class RowsStage(FilterStage):
+class RowsStage:
     """Turns frames (whole views in a row) into rows of line integrals of one bin; travels to the executors."""
 
-    bin: int
+    corrections: Corrections
     needed: NeededRows
-    calibration: Any  # broadcast Calibration of raw files; None for a frames table, beside which it lies
 
     def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         """Yield one record per needed view."""
-        preprocess: Preprocessor | None = None
-        wanted = frozenset(self.needed.views.tolist())
-        for view, counters in self.views(batches):
-            if view not in wanted:
-                if not 0 <= view < len(self.plan.geometry):
-                    raise ScanError(f"view {view} is not one of the {len(self.plan.geometry)} views of the scan")
-                continue
-            if preprocess is None:
-                preprocess = self._preprocessor()
-            rows = np.ascontiguousarray(preprocess(counters)[0][self.needed.rows], dtype=np.float32)
+        for view, integrals in self.corrections.views(batches, frozenset(self.needed.views.tolist())):
+            rows = np.ascontiguousarray(integrals[0][self.needed.rows], dtype=np.float32)
             pixels = binary_column(rows, [rows.nbytes])
             yield pa.RecordBatch.from_arrays([pa.array([view], pa.int32()), pixels], schema=_ROWS_ARROW)
-
-    def _preprocessor(self) -> Preprocessor:
-        bins = self.plan.bins[self.bin : self.bin + 1]
-        if self.calibration is None:
-            return make_preprocessor(self.frames_uri, self.n_counters, bins, self.recipe)
-        return preprocessor_of(self.calibration.value, bins, self.recipe)
 
 
 def collect_rows(
@@ -127,17 +119,15 @@ def _from_table(
     needed: NeededRows,
     progress: Progress,
 ) -> NDArray[np.float32]:
+    calibrations = CalibrationReader.of(table.uri, table.metadata)
     _require_open_beams(table.uri, len(table.counters), table.open_beam_counters)
-    stage = RowsStage(plan, recipe, table.uri, str(uuid4()), len(table.counters), bin, needed, None)
+    corrections = _corrections(table, plan, recipe, calibrations)
     # Splits hold whole row groups, and these whole views (see ingest).
     split = max(MIB, min(LARGEST_SPLIT_BYTES, table.pixel_bytes // task_slots(spark)))
     spark.conf.set("spark.sql.files.maxPartitionBytes", str(split))
     frames = read_table(spark, table.uri, "frames", "frame_type", *FRAME_COLUMNS)
     projections = frames.where(F.col("frame_type") == "projection").drop("frame_type")
-
-    def run(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        yield from stage(batches)
-
+    run = _as_function(RowsStage(corrections.on_one_scale().of_bin(bin), needed))
     with spark_failures(f"reading {table.uri}"), watch_stages(spark, progress, ["rows"]):
         return _stacked(projections.mapInArrow(run, _ROWS).toArrow(), needed)
 
@@ -151,45 +141,70 @@ def _from_raw(
     needed: NeededRows,
     progress: Progress,
 ) -> NDArray[np.float32]:
-    chunks = cut(scan, task_slots(spark))
-    projections = [c for c in chunks if c.file.entry.frame_type == "projection"]
-    others = [c for c in chunks if c.file.entry.frame_type != "projection"]
-    counters = tuple(scan.manifest.camera_counters())
-    if not any(c.file.entry.frame_type == "open_beam" for c in others):
-        _require_open_beams(scan.manifest_uri, len(counters), set())
-    decode = Decode([], scan.manifest.scan_id, counters, scan.angles_rad, scan.sample_z_mm)
+    parts = cut(scan, task_slots(spark))
+    projections = [part for part in parts if part.frame_type == "projection"]
+    others = [part for part in parts if part.frame_type != "projection"]
+    if not any(part.frame_type == "open_beam" for part in others):
+        _require_open_beams(scan.manifest_uri, len(scan.manifest.counters), set())
+    decode = Decode.of(scan)
     with spark_failures(f"reading the raw files of {scan.manifest_uri}"):
         with watch_stages(spark, progress, ["open beams"]):
-            calibration = _calibration(_on_chunks(spark, others, decode, partial_sums, SUMS), len(counters))
-        handed_on = spark.sparkContext.broadcast(calibration)
-        stage = RowsStage(plan, recipe, "", str(uuid4()), len(counters), bin, needed, handed_on)
+            table = _calibration_table(_on_parts(spark, others, decode, partial_sums, SUMS))
+        reader = _calibration_reader(scan, table)
+        tiles = range(len(scan.manifest.camera_positions_mm))
+        of_tiles = {t: reader.of_rows(t, table.filter(pc.equal(table["tile"], t)).to_batches()) for t in tiles}
+        handed_on = spark.sparkContext.broadcast(of_tiles)
+        corrections = replace(_corrections(scan, plan, recipe, reader), broadcast=handed_on)
         with watch_stages(spark, progress, ["rows"]):
-            stack = _stacked(_on_chunks(spark, projections, decode, stage, _ROWS).toArrow(), needed)
+            stage = RowsStage(corrections.on_one_scale().of_bin(bin), needed)
+            stack = _stacked(_on_parts(spark, projections, decode, stage, _ROWS).toArrow(), needed)
         handed_on.destroy()
     return stack
 
 
-def _on_chunks(spark: SparkSession, chunks: list[Chunk], decode: Decode, work: Any, schema: T.StructType) -> DataFrame:
-    """Return what a stage makes of the frames of raw chunks, one task each; the frames never leave the worker."""
+def _calibration_reader(scan: RawScan, table: pa.Table) -> CalibrationReader:
+    """Return what a frames table of the scan would say of its calibrations."""
+    camera = camera_facts(scan)
+    timed = camera.acquired_at is not None and table.column("time_s").null_count == 0
+    edges = {"rows": list(camera.edge_rows), "columns": list(camera.edge_columns)}
+    clock = Clock(timed, len(scan.geometry))
+    return CalibrationReader(scan.manifest_uri, len(scan.manifest.counters), clock, edges, camera.counter_depth_bits)
+
+
+def _corrections(
+    source: RawScan | FramesTable, plan: ReconstructionPlan, recipe: Recipe, calibrations: CalibrationReader
+) -> Corrections:
+    measured = Measured.by(source)
+    settings = settings_for(recipe, tube_of(source), measured)
+    return Corrections(measured.camera, plan.bins, settings, calibrations, str(uuid4()))
+
+
+def _as_function(
+    stage: Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]],
+) -> Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
+    def run(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        yield from stage(batches)
+
+    return run
+
+
+def _on_parts(spark: SparkSession, parts: list[Part], decode: Decode, work: Any, schema: T.StructType) -> DataFrame:
+    """Return what a stage makes of the frames of a raw scan, one part a task; the frames never leave the worker."""
 
     def run(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for batch in batches:
             for number in batch.column("id").to_pylist():
-                yield from work(decode.frames(chunks[number]))
+                yield from work(decode.frames(parts[number]))
 
-    return spark.range(0, len(chunks), 1, len(chunks)).mapInArrow(run, schema)
+    return spark.range(0, len(parts), 1, len(parts)).mapInArrow(run, schema)
 
 
-def _calibration(sums: DataFrame, n_counters: int) -> Calibration:
-    """Average the partial sums of open beams and darks."""
-    table = sums.repartitionById(n_counters, "counter").mapInArrow(averages, spark_schema("calibration")).toArrow()
-    rows = {row["counter"]: row for row in table.to_pylist()}
-    shape = (rows[0]["rows"], rows[0]["cols"])
-    open_beam, dark = (
-        np.stack([np.frombuffer(rows[c][name], dtype="<f4").reshape(shape) for c in range(n_counters)])
-        for name in ("open_beam", "dark")
+def _calibration_table(sums: DataFrame) -> pa.Table:
+    """Finish the partial sums of open beams and darks, for the driver."""
+    ordered = sums.repartitionById(1, F.lit(0)).sortWithinPartitions(
+        "tile", "counter", "frame_type", "absorber_mm", "group"
     )
-    return Calibration(open_beam, dark, min(row["n_open_beam"] for row in rows.values()))
+    return ordered.mapInArrow(_as_function(finished), spark_schema("calibration")).toArrow()
 
 
 def _require_open_beams(origin: str, n_counters: int, present: set[int]) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 
 from marspipe.errors import RecipeError
 from marspipe.pipeline.session import ARROW_BATCH_BYTES
-from marspipe.recipe import Recipe
+from marspipe.recipe import Filter, Recipe
 from marspipe.recon.field_of_view import check_field_of_view, rows_of_slab
 from marspipe.recon.filtering import ViewFilter
 from marspipe.recon.redundancy import Redundancy, choose_redundancy
@@ -161,7 +161,7 @@ def plan_reconstruction(
     grid = chosen_grid(straight, recipe)
     geometry = tilted_geometry(straight, recipe)
     geometry.rows_for(grid)
-    view_filter = make_view_filter(geometry, recipe)
+    view_filter = make_view_filter(geometry, recipe.filter)
     filtered = view_filter.filtered_geometry
     check_field_of_view(geometry, grid, view_filter.redundancy)
     budget = recipe.run.memory_per_task_mib * MIB
@@ -216,14 +216,14 @@ def _slab_tasks(geometry: ScanGeometry, blend: Blend | None, grid: VolumeGrid, t
     return tuple(tasks)
 
 
-def make_view_filter(geometry: ScanGeometry, recipe: Recipe) -> ViewFilter:
+def make_view_filter(geometry: ScanGeometry, settings: Filter) -> ViewFilter:
     """Return the weights and the ramp filter that a recipe asks for."""
     return ViewFilter(
         geometry,
-        window=recipe.filter.window,
-        cutoff=recipe.filter.cutoff,
-        redundancy=recipe.filter.redundancy,
-        truncation=recipe.filter.truncation,
+        window=settings.window,
+        cutoff=settings.cutoff,
+        redundancy=settings.redundancy,
+        truncation=settings.truncation,
     )
 
 

@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from pyspark.sql import SparkSession
 
 from marspipe.errors import OutputExistsError
+from marspipe.pipeline.corrections import settings_for
 from marspipe.pipeline.export import export_dicom, export_preview
-from marspipe.pipeline.ingest import RawScan, fingerprint, ingest, open_scan
+from marspipe.pipeline.ingest import RawScan, fingerprint, ingest
 from marspipe.pipeline.plan import ReconstructionPlan, plan_reconstruction
 from marspipe.pipeline.reconstruct import prepare, reconstruct
 from marspipe.pipeline.scan_frames import FramesTable
 from marspipe.pipeline.session import task_slots
+from marspipe.pipeline.source import Measured, tube_of
 from marspipe.recipe import Recipe
 from marspipe.scan.energy import counter_bins
 from marspipe.show.progress import Progress
@@ -37,21 +39,13 @@ class Results:
     preview_uri: str | None
 
 
-def open_source(uri: str) -> RawScan | FramesTable:
-    """Open what ``--raw`` names: a frames table, a scan manifest, or a folder that holds either."""
-    if (committed(uri) or {}).get("kind") == "frames":
-        return FramesTable.open(uri)
-    return open_scan(uri)
-
-
 def plan(source: RawScan | FramesTable, recipe: Recipe, slots: int) -> ReconstructionPlan:
     """Validate a recipe against a scan and cut the work, without Spark and without reading pixels."""
-    if isinstance(source, FramesTable):
-        geometry, counters = source.geometry, list(source.counters)
-    else:
-        geometry = source.geometry
-        counters = source.manifest.camera_counters()
-    return plan_reconstruction(geometry, tuple(counter_bins(counters, recipe.bins.kind)), recipe, slots)
+    measured = Measured.by(source)
+    settings_for(recipe, tube_of(source), measured)
+    return plan_reconstruction(
+        measured.geometry, tuple(counter_bins(measured.counters, recipe.bins.kind)), recipe, slots
+    )
 
 
 def run(
@@ -71,7 +65,7 @@ def run(
     spark : SparkSession
         The session.
     source : RawScan or FramesTable
-        From :func:`open_source`; raw files are ingested into ``out_uri/frames`` first.
+        From :func:`marspipe.pipeline.source.open_source`; raw files are ingested into ``out_uri/frames`` first.
     out_uri : str
         Folder of the results: ``frames``, ``volume``, ``dicom``, ``preview.png``.
     recipe : Recipe

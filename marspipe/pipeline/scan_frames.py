@@ -92,7 +92,21 @@ def some(views: list[int]) -> str:
 
 @dataclass(frozen=True)
 class FrameGroup:
-    """Frames of one type and counter, counted."""
+    """Frames of one type and counter, counted.
+
+    Attributes
+    ----------
+    frame_type, counter
+        Which frames.
+    frames : int
+        How many, of all views and camera positions.
+    views, view_first, view_last : int
+        Different views, the first and the last one.
+    untimed : int
+        Frames without an acquisition time.
+    tiles : int
+        Different camera positions.
+    """
 
     frame_type: str
     counter: int
@@ -100,6 +114,8 @@ class FrameGroup:
     views: int
     view_first: int
     view_last: int
+    untimed: int
+    tiles: int
 
 
 @dataclass(frozen=True)
@@ -115,7 +131,7 @@ class Survey:
     pixel_bytes : int
         Bytes of all pixels.
     missing_views : list of int
-        Views that a counter lacks.
+        Views that lack a counter or a camera position.
     """
 
     groups: list[FrameGroup]
@@ -136,6 +152,7 @@ def survey(
     geometry: ScanGeometry,
     counters: tuple[Counter, ...],
     *,
+    n_tiles: int = 1,
     incomplete: bool = False,
 ) -> Survey:
     """Count the frames of a table and check that they are a whole scan.
@@ -152,18 +169,21 @@ def survey(
         Of the whole scan.
     counters : tuple of Counter
         Of the camera.
+    n_tiles : int
+        Camera positions.
     incomplete : bool
         Whether views may be missing.
 
     Raises
     ------
     ScanError
-        If a view is missing or doubled, a counter is missing, or frames differ in shape from the detector.
+        If a view is missing or doubled, a camera position or a counter is missing, or frames differ in shape from the
+        detector.
     """
     if not paths:
         raise ScanError(f"{uri}: no frame could be read")
     with many_rows(spark):
-        return _survey(spark, uri, paths, geometry, counters, incomplete)
+        return _survey(spark, uri, paths, geometry, counters, n_tiles, incomplete)
 
 
 @contextmanager
@@ -184,6 +204,7 @@ def _survey(
     paths: list[str],
     geometry: ScanGeometry,
     counters: tuple[Counter, ...],
+    n_tiles: int,
     incomplete: bool,
 ) -> Survey:
     frames = read_frames(spark, paths)
@@ -196,15 +217,18 @@ def _survey(
             F.countDistinct("view").alias("views"),
             F.min("view").alias("first"),
             F.max("view").alias("last"),
+            F.countDistinct("tile").alias("tiles"),
+            F.sum(F.when(F.col("acquired_at").isNull(), 1).otherwise(0)).alias("untimed"),
             F.min(F.struct("rows", "cols", "source_uri")).alias("smallest"),
             F.max(F.struct("rows", "cols", "source_uri")).alias("largest"),
             F.min("threshold_kev").alias("low"),
             F.max("threshold_kev").alias("high"),
             F.sum(F.col("rows").cast("long") * F.col("cols") * bytes_per_pixel).cast("long").alias("pixel_bytes"),
             F.sum(
-                F.xxhash64("frame_type", "view", "tile", "counter", "rows", "cols", "dtype", "checksum").cast(
-                    "decimal(38,0)"
-                )
+                F.xxhash64(
+                    *("frame_type", "view", "tile", "counter", "group", "absorber_mm", "monitor"),
+                    *("rows", "cols", "dtype", "checksum"),
+                ).cast("decimal(38,0)")
             ).alias("content"),
         )
         .orderBy("frame_type", "counter")
@@ -223,24 +247,26 @@ def _survey(
                 )
         if row["frames"] != row["distinct"]:
             _explain_double(frames, uri, row["frame_type"], row["counter"])
-        if row["frame_type"] == "projection" and row["views"] != len(geometry) and not incomplete:
-            _explain_missing(spark, frames, uri, row["counter"], len(geometry))
+        whole = row["frames"] == n_tiles * len(geometry)
+        if row["frame_type"] == "projection" and not whole and not incomplete:
+            _explain_missing(spark, frames, uri, row["counter"], len(geometry), n_tiles)
     expected = {c.index for c in counters}
     present = {row["counter"] for row in counted if row["frame_type"] == "projection"}
     if present != expected:
         raise ScanError(f"{uri}: projections have counters {sorted(present)}, expected {sorted(expected)}")
-    groups = [
-        FrameGroup(r["frame_type"], r["counter"], r["frames"], r["views"], r["first"], r["last"]) for r in counted
-    ]
+    names = ("frame_type", "counter", "frames", "views", "first", "last", "untimed", "tiles")
+    groups = [FrameGroup(*(row[name] for name in names)) for row in counted]
     pixel_bytes = sum(int(r["pixel_bytes"]) for r in counted)
     of_sample = [g for g in groups if g.frame_type == "projection"]
-    missing = [] if all(g.views == len(geometry) for g in of_sample) else _missing(spark, frames, len(geometry))
+    whole = all(g.frames == n_tiles * len(geometry) for g in of_sample)
+    missing = [] if whole else _missing(spark, frames, len(geometry), n_tiles * len(counters))
     return Survey(groups, content_hash([str(r["content"]) for r in counted]), pixel_bytes, missing)
 
 
-def _missing(spark: SparkSession, frames: DataFrame, n_views: int) -> list[int]:
-    """Return the views without any frame; a view has all its counters or none."""
-    present = frames.where(F.col("frame_type") == "projection").select("view")
+def _missing(spark: SparkSession, frames: DataFrame, n_views: int, n_images: int) -> list[int]:
+    """Return the views that lack one of their images, of all counters and camera positions."""
+    of_sample = frames.where(F.col("frame_type") == "projection")
+    present = of_sample.groupBy("view").agg(F.count("*").alias("n")).where(F.col("n") == n_images)
     missing = spark.range(n_views).join(present, F.col("id") == F.col("view"), "left_anti").orderBy("id")
     return [int(row["id"]) for row in missing.collect()]
 
@@ -255,17 +281,25 @@ def _explain_double(frames: DataFrame, uri: str, frame_type: str, counter: int) 
         .first()
     )
     assert doubled is not None
+    place = f" at camera position {doubled['tile']}" if doubled["tile"] else ""
     raise ScanError(
-        f"{uri}: view {doubled['view']}, counter {counter} is doubled: {doubled['n']} {frame_type} frames from "
+        f"{uri}: view {doubled['view']}{place}, counter {counter} is doubled: {doubled['n']} {frame_type} frames from "
         + ", ".join(sorted(doubled["sources"]))
     )
 
 
-def _explain_missing(spark: SparkSession, frames: DataFrame, uri: str, counter: int, n_views: int) -> None:
+def _explain_missing(
+    spark: SparkSession, frames: DataFrame, uri: str, counter: int, n_views: int, n_tiles: int
+) -> None:
     present = frames.where((F.col("frame_type") == "projection") & (F.col("counter") == counter))
-    missing = spark.range(n_views).join(present, F.col("id") == F.col("view"), "left_anti").orderBy("id")
-    views = [str(row["id"]) for row in missing.limit(5).collect()]
+    every = spark.range(n_views * n_tiles).select(
+        (F.col("id") / n_tiles).cast("long").alias("at_view"), (F.col("id") % n_tiles).alias("at_tile")
+    )
+    there = (F.col("at_view") == F.col("view")) & (F.col("at_tile") == F.col("tile"))
+    missing = every.join(present, there, "left_anti").orderBy("at_view", "at_tile")
+    first = missing.limit(5).collect()
+    views = [f"{row['at_view']}" + (f" (camera position {row['at_tile']})" if n_tiles > 1 else "") for row in first]
     raise ScanError(
         f"{uri}: counter {counter} has no frame of view {', '.join(views)}"
-        + (f" and others ({missing.count()} views missing of {n_views})" if len(views) == 5 else "")
+        + (f" and others ({missing.count()} missing of {n_views * n_tiles})" if len(views) == 5 else "")
     )

@@ -10,7 +10,7 @@ A method sees one row at a time, so that the cut into bands and tasks changes no
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,16 +18,14 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 from pyspark import TaskContext
-from pyspark.sql import DataFrame
 from pyspark.sql import types as T
 
 from marspipe.errors import RecipeError, ScanError
 from marspipe.pipeline.plan import ARROW_BATCHES_IN_FLIGHT, INTERPRETER_BYTES, MIB
 from marspipe.pipeline.session import ARROW_BATCH_BYTES
+from marspipe.pipeline.views import Views
 from marspipe.preprocess.sinogram_stripes import SinogramMethod
 from marspipe.store.blobs import binary_column, pixels_of
-
-Views = Iterable[tuple[int, NDArray[np.float32]]]
 
 # Copies of a sinogram in float64 and of its ranks; tracemalloc saw at most 9.6 such in any method.
 SCRATCH_BYTES_PER_PIXEL = 12 * 8
@@ -104,7 +102,7 @@ class RowBands:
         first = group * self.group_views
         return range(first, min(first + self.group_views, self.n_views))
 
-    def cut(self, views: Views) -> Iterator[pa.RecordBatch]:
+    def cut(self, views: Iterable[tuple[int, NDArray[np.float32]]]) -> Iterator[pa.RecordBatch]:
         """Cut the line integrals of view after view, shape (n_bins, v, u), into pieces, one per task.
 
         Raises
@@ -259,31 +257,19 @@ def band_bytes(n_views: int, cols: int, band_rows: int) -> int:
     return INTERPRETER_BYTES + METHOD_BYTES + arrow + scratch + 4 * n_views * cols * band_rows
 
 
-def corrected_views(
-    frames: DataFrame,
-    views_of: Callable[[Iterator[pa.RecordBatch]], Views],
-    bands: RowBands,
-    method: SinogramMethod,
-    finish: Callable[[Views], Iterator[pa.RecordBatch]],
-    schema: T.StructType,
-) -> DataFrame:
-    """Correct the line integrals of a scan in the sinograms, and hand them on view by view.
+def without_stripes(views: Views, bands: RowBands, method: SinogramMethod) -> Views:
+    """Return the line integrals of a scan, corrected in the sinograms.
 
     Parameters
     ----------
-    frames : DataFrame
-        Projection frames, a view's frames in one task.
-    views_of : callable
-        Turns the frames of a task into line integrals, view by view; travels to the executors.
+    views : Views
+        Line integrals of the scan.
     bands : RowBands
         How to cut.
     method : SinogramMethod
         The correction.
-    finish : callable
-        What becomes of the corrected views of a task, each (view, line integrals); travels to the executors.
-    schema : StructType
-        Schema of what ``finish`` yields.
     """
+    views_of = views.read  # the DataFrame itself cannot travel
 
     def cut(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         yield from bands.cut(views_of(batches))
@@ -291,14 +277,14 @@ def corrected_views(
     def correct(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         yield from bands.correct(_partition(), batches, method)
 
-    def hand_on(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        yield from finish(bands.assemble(_partition(), batches))
+    def read(batches: Iterator[pa.RecordBatch]) -> Iterator[tuple[int, NDArray[np.float32]]]:
+        yield from bands.assemble(_partition(), batches)
 
-    pieces = frames.mapInArrow(cut, _PIECES)
+    pieces = views.data.mapInArrow(cut, _PIECES)
     by_band = pieces.repartitionById(bands.n_tasks, "task").sortWithinPartitions("view")
     corrected = by_band.mapInArrow(correct, _PIECES)
     by_view = corrected.repartitionById(bands.n_groups, "group").sortWithinPartitions("view", "task")
-    return by_view.mapInArrow(hand_on, schema)
+    return Views(by_view, read)
 
 
 def _partition() -> int:

@@ -7,7 +7,7 @@ rows. The offsets, one frame per bin, go to a small table that every worker read
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,17 +15,15 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 from numpy.typing import NDArray
 from pyspark import TaskContext
-from pyspark.sql import DataFrame
 from pyspark.sql import types as T
 
 from marspipe.errors import ScanError
-from marspipe.preprocess.stripes import AngularStripes, AngularSums, stripe_offsets
+from marspipe.pipeline.views import Views
+from marspipe.preprocess.stripes import AngularStripes, AngularSums, remove_stripes_by_angle, stripe_offsets
 from marspipe.store import storage
 from marspipe.store.blobs import binary_column, checksum, pixels_of
 from marspipe.store.tables import write_table
 
-# One exposure after the other as (view, line integrals of shape (n_bins, v, u)).
-Views = Iterable[tuple[int, NDArray[np.float32]]]
 BLOCK_BYTES = 16 * 2**20
 
 _SUMS = T.StructType(
@@ -82,7 +80,7 @@ class AngularStage:
     settings: AngularStripes
     block_bytes: int = BLOCK_BYTES
 
-    def partial(self, views: Views) -> Iterator[pa.RecordBatch]:
+    def partial(self, views: Iterable[tuple[int, NDArray[np.float32]]]) -> Iterator[pa.RecordBatch]:
         """Sum the views of one task, and yield the sums, block of rows by block of rows."""
         sums = AngularSums((self.n_bins, *self.detector_shape))
         for view, integrals in views:
@@ -136,17 +134,13 @@ class AngularStage:
         return pa.RecordBatch.from_arrays(arrays, schema=_OFFSETS_ARROW)
 
 
-def write_stripe_offsets(
-    frames: DataFrame, views_of: Callable[[Iterator[pa.RecordBatch]], Views], stage: AngularStage, uri: str
-) -> None:
+def write_stripe_offsets(views: Views, stage: AngularStage, uri: str) -> None:
     """Find the offsets of a scan and write them to a folder.
 
     Parameters
     ----------
-    frames : DataFrame
-        Projection frames, a view's frames in one task.
-    views_of : callable
-        Turns the frames of a task into line integrals, view by view; travels to the executors.
+    views : Views
+        Line integrals of the scan.
     stage : AngularStage
         Sizes and settings.
     uri : str
@@ -162,8 +156,21 @@ def write_stripe_offsets(
             raise RuntimeError("a stripe task runs on Spark only")
         yield stage.offsets(context.partitionId(), batches)
 
-    sums = frames.mapInArrow(partial, _SUMS).repartitionById(stage.n_bins, "bin")
+    views_of = views.read  # the DataFrame itself cannot travel
+    sums = views.data.mapInArrow(partial, _SUMS).repartitionById(stage.n_bins, "bin")
     write_table(sums.mapInArrow(finish, _OFFSETS), uri, row_group_bytes=2**24)
+
+
+def without_offsets(views: Views, stage: AngularStage, uri: str) -> Views:
+    """Return the line integrals of a scan without the offsets that :func:`write_stripe_offsets` has found."""
+    views_of = views.read
+
+    def read(batches: Iterator[pa.RecordBatch]) -> Iterator[tuple[int, NDArray[np.float32]]]:
+        offsets = read_stripe_offsets(uri, stage.n_bins, stage.detector_shape)
+        for view, integrals in views_of(batches):
+            yield view, remove_stripes_by_angle(integrals, offsets)
+
+    return Views(views.data, read)
 
 
 def read_stripe_offsets(uri: str, n_bins: int, detector_shape: tuple[int, int]) -> NDArray[np.float32]:

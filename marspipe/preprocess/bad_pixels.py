@@ -115,6 +115,8 @@ def count_flags(open_beam: NDArray[Any], dark: NDArray[Any], limits: PixelLimits
 def unstable_flags(open_beam: PixelSums, limits: PixelLimits | None = None) -> Flags:
     """Return which pixels do not count like Poisson over the open beams of one group; none from a single frame.
 
+    None either if most pixels never change: computed frames say nothing about noise.
+
     The limits widen where few frames leave the Fano factor uncertain, see
     :func:`marspipe.preprocess.pixel_statistics.fano_limits`.
     """
@@ -123,6 +125,8 @@ def unstable_flags(open_beam: PixelSums, limits: PixelLimits | None = None) -> F
     if open_beam.n >= 2:
         low, high = fano_limits(open_beam.n, limits.fano_low, limits.fano_high)
         fano = excess_fano(open_beam)
+        if not np.median(fano[np.isfinite(fano)] if np.isfinite(fano).any() else 0.0) > 0:
+            return flags
         flags[(fano < low) | (fano > high)] |= np.uint8(PixelFlag.UNSTABLE)  # NaN, no opinion, is neither
     return flags
 

@@ -7,6 +7,7 @@ value runs straight from one side to the other. Either belongs after the logarit
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from marspipe.errors import InputError
+from marspipe.errors import InputError, ScanError
 from marspipe.preprocess.arrays import finite_float32, image_shape, mask_of
 
 # Index and weight of up to four sources per filled pixel: left, right, before, after.
@@ -219,6 +220,53 @@ class FrameFiller:
         """Fill the masked pixels of a frame, shape (v, u), C-contiguous float32, in place."""
         self._scattered.fill(frame)
         self._gaps.fill(frame)
+
+
+class BinFillers:
+    """Fills the bad pixels of frames of several energy bins, also where some are bad in one frame only.
+
+    Parameters
+    ----------
+    bad : ndarray, shape (n_bins, v, u), bool
+        Pixels that are bad in every frame; not all of a bin.
+    labels : sequence of str
+        Names of the bins, for messages.
+    radius_px, gap_px : int
+        See :class:`FrameFiller`.
+    """
+
+    def __init__(self, bad: NDArray[np.bool_], labels: Sequence[str], radius_px: int = 8, gap_px: int = 3) -> None:
+        self._bad, self._labels, self._sizes = bad, tuple(labels), (radius_px, gap_px)
+        self._always = [FrameFiller(mask, *self._sizes) for mask in bad]
+        # What is saturated in a frame often is in the next one.
+        self._last: list[tuple[NDArray[np.bool_], FrameFiller]] = list(zip(bad, self._always, strict=True))
+
+    def fill(self, frames: NDArray[np.float32], bad: NDArray[np.bool_] | None = None) -> None:
+        """Fill frames, shape (n_bins, v, u), C-contiguous float32, in place.
+
+        Parameters
+        ----------
+        frames : ndarray
+            One frame per bin.
+        bad : ndarray, shape (n_bins, v, u), bool, optional
+            What is bad in these frames, if it is more than always.
+
+        Raises
+        ------
+        ScanError
+            If a frame has no good pixel.
+        """
+        for b, frame in enumerate(frames):
+            (self._always[b] if bad is None else self._filler(b, bad[b])).fill(frame)
+
+    def _filler(self, b: int, mask: NDArray[np.bool_]) -> FrameFiller:
+        if np.array_equal(mask, self._bad[b]):
+            return self._always[b]
+        if not np.array_equal(mask, self._last[b][0]):
+            if mask.all():
+                raise ScanError(f"bin {self._labels[b]}: every pixel of the frame is bad or saturated")
+            self._last[b] = mask.copy(), FrameFiller(mask, *self._sizes)
+        return self._last[b][1]
 
 
 def inpaint(frames: NDArray[Any], mask: NDArray[np.bool_], *, radius_px: int = 8, gap_px: int = 3) -> Inpainted:

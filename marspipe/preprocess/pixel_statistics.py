@@ -99,7 +99,8 @@ def excess_fano(sums: PixelSums, least_counts: float = 100.0) -> FloatArray:
     A Poisson pixel with mean ``m`` has the variance ``m``. A tube whose output varies by the coefficient ``c`` from
     frame to frame adds ``(c m)**2`` in all pixels alike; ``c**2`` is taken as the median of ``(variance - m) / m**2``
     over the frame, at least 0. The result ``variance / (m + (c m)**2)`` is 1 on average (Fano, Phys. Rev. 72, 26,
-    1947, doi:10.1103/PhysRev.72.26).
+    1947, doi:10.1103/PhysRev.72.26). A detector that does not count photons one by one can have a smaller variance
+    than ``m`` in all pixels alike; then the median of ``variance / m`` stands for Poisson's 1.
 
     Parameters
     ----------
@@ -119,7 +120,11 @@ def excess_fano(sums: PixelSums, least_counts: float = 100.0) -> FloatArray:
     if judged.any():
         m, var = mean[judged], variance[judged]
         common = max(float(np.median((var - m) / m**2)), 0.0)
-        ratio[judged] = var / (m + common * m**2)
+        # The median of chi-squared over its degrees of freedom is below 1 (Wilson and Hilferty, Proc. Natl. Acad. Sci.
+        # 17 (1931) 684, doi:10.1073/pnas.17.12.684).
+        middle = (1.0 - 2.0 / (9.0 * (sums.n - 1))) ** 3
+        gain = min(float(np.median(var / m)) / middle, 1.0)
+        ratio[judged] = var / ((gain or 1.0) * m + common * m**2)
     return ratio
 
 

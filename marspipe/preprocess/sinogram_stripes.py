@@ -3,6 +3,9 @@
 A sinogram is ``[view, u]``: one detector row in all views. Every method is an immutable object of its settings that
 turns a sinogram into a corrected one; it knows nothing of other rows, so that the cut into bands changes no bit.
 
+Windows that are not given follow the detector's width. The published values, 51 px for wide stripes and 21 px for the
+others, are meant for detectors of a thousand columns and more; on a narrow one they would reach over the object.
+
 Sources: Vo, Atwood, Drakopoulos, Opt. Express 26, 28396-28412, 2018 (doi:10.1364/OE.26.028396), whose numbers of
 algorithms are meant below; Münch, Trtik, Marone, Stampanoni, Opt. Express 17, 8567-8591, 2009
 (doi:10.1364/OE.17.008567); Boin, Haibel, Opt. Express 14, 12071-12075, 2006 (doi:10.1364/OE.14.012071).
@@ -25,11 +28,13 @@ from marspipe.errors import InputError, ScanError
 
 Float = NDArray[np.floating[Any]]
 SMALLEST_SINOGRAM = 16
+# Windows as a part of the width, with their bounds in pixels.
+_WIDE, _NARROW, _SIGMA = (1 / 16, 9, 51), (1 / 48, 5, 21), (1 / 100, 2, 15)
 
 
 @dataclass(frozen=True)
 class SinogramMethod(ABC):
-    """A method and its settings; windows are in pixels.
+    """A method and its settings; windows are in pixels, and None follows the width of the sinogram.
 
     Raises
     ------
@@ -43,8 +48,13 @@ class SinogramMethod(ABC):
     def __post_init__(self) -> None:
         kinds = get_type_hints(type(self))
         for field in fields(self):
-            value, kind = getattr(self, field.name), kinds[field.name]
+            value = getattr(self, field.name)
+            kind: Any = kinds[field.name]
             what = f"{type(self).__name__}.{field.name}"
+            if value is None and kind == int | None:
+                continue
+            if kind == int | None:
+                kind = int
             if kind is bool:
                 valid, expected = isinstance(value, bool), "true or false"
             elif kind in (int, float):
@@ -69,7 +79,7 @@ class SinogramMethod(ABC):
         Raises
         ------
         InputError
-            If it has fewer than 16 views or columns.
+            If it has fewer than 16 views or columns, or a window is wider than it.
         ScanError
             If a value is not finite, or the method made one so.
         """
@@ -77,6 +87,12 @@ class SinogramMethod(ABC):
             raise InputError(
                 f"a sinogram must have at least {SMALLEST_SINOGRAM} views and columns, got shape {sinogram.shape}"
             )
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.name.endswith("_px") and value is not None and value > sinogram.shape[1]:
+                raise InputError(
+                    f"{type(self).__name__}.{field.name} is {value} px, but a row has {sinogram.shape[1]} px only"
+                )
         if not np.isfinite(sinogram).all():
             view, column = np.argwhere(~np.isfinite(sinogram))[0]
             raise ScanError(f"view {view}, column {column} of the sinogram is {sinogram[view, column]}, not finite")
@@ -96,11 +112,12 @@ class SinogramMethod(ABC):
 class Sorting(SinogramMethod):
     """Algorithm 3 of Vo 2018: a median across columns of equal rank. Partial and faint stripes; few side effects."""
 
-    window_px: int = 21
+    window_px: int | None = None
     least = MappingProxyType({"window_px": 3})
 
     def _correct(self, sinogram: Float) -> Float:
-        return _removal().remove_stripe_based_sorting(sinogram, self.window_px)  # type: ignore[no-any-return]
+        window = _by_width(self.window_px, sinogram, *_NARROW)
+        return _removal().remove_stripe_based_sorting(sinogram, window)  # type: ignore[no-any-return]
 
 
 @dataclass(frozen=True)
@@ -108,11 +125,12 @@ class Filtering(SinogramMethod):
     """Algorithm 2 of Vo 2018: sorting of the slow part along the views only. Keeps what is sharp along them."""
 
     sigma: int = 3
-    window_px: int = 21
+    window_px: int | None = None
     least = MappingProxyType({"sigma": 1, "window_px": 3})
 
     def _correct(self, sinogram: Float) -> Float:
-        return _removal().remove_stripe_based_filtering(sinogram, self.sigma, self.window_px)  # type: ignore[no-any-return]
+        window = _by_width(self.window_px, sinogram, *_NARROW)
+        return _removal().remove_stripe_based_filtering(sinogram, self.sigma, window)  # type: ignore[no-any-return]
 
 
 @dataclass(frozen=True)
@@ -124,15 +142,16 @@ class LargeStripe(SinogramMethod):
     """
 
     snr: float = 3.0
-    window_px: int = 51
+    window_px: int | None = None
     drop_fraction: float = 0.1
     least = MappingProxyType({"snr": 1.0, "window_px": 3, "drop_fraction": 0.0})
     most = MappingProxyType({"drop_fraction": 0.8})
 
     def _correct(self, sinogram: Float) -> Float:
         transmission = np.exp(-sinogram.astype(np.float64))
+        window = _by_width(self.window_px, sinogram, *_WIDE)
         corrected = _where_noisy(
-            lambda t: _removal().remove_large_stripe(t, self.snr, self.window_px, self.drop_fraction), transmission
+            lambda t: _removal().remove_large_stripe(t, self.snr, window, self.drop_fraction), transmission
         )
         if corrected is transmission:
             return sinogram
@@ -148,13 +167,12 @@ class DeadStripe(SinogramMethod):
     """
 
     snr: float = 3.0
-    window_px: int = 51
+    window_px: int | None = None
     least = MappingProxyType({"snr": 1.0, "window_px": 3})
 
     def _correct(self, sinogram: Float) -> Float:
-        return _where_noisy(
-            lambda s: _removal().remove_dead_stripe(s, self.snr, self.window_px, residual=False), sinogram
-        )
+        window = _by_width(self.window_px, sinogram, *_WIDE)
+        return _where_noisy(lambda s: _removal().remove_dead_stripe(s, self.snr, window, residual=False), sinogram)
 
 
 @dataclass(frozen=True)
@@ -162,8 +180,8 @@ class AllStripes(SinogramMethod):
     """Algorithms 6, 5, 4 and 3 of Vo 2018 one after the other: dead, large, then all the rest."""
 
     snr: float = 3.0
-    large_window_px: int = 51
-    small_window_px: int = 21
+    large_window_px: int | None = None
+    small_window_px: int | None = None
     drop_fraction: float = 0.1
     least = MappingProxyType({"snr": 1.0, "large_window_px": 3, "small_window_px": 3, "drop_fraction": 0.0})
     most = MappingProxyType({"drop_fraction": 0.8})
@@ -207,11 +225,12 @@ class WaveletFourier(SinogramMethod):
 class Normalization(SinogramMethod):
     """Boin and Haibel 2006, additive, by ranks: every sorted column is shifted to the smooth part of their means."""
 
-    sigma_px: int = 15
+    sigma_px: int | None = None
     least = MappingProxyType({"sigma_px": 1})
 
     def _correct(self, sinogram: Float) -> Float:
-        return _removal().remove_stripe_based_normalization(sinogram, self.sigma_px)  # type: ignore[no-any-return]
+        sigma = _by_width(self.sigma_px, sinogram, *_SIGMA)
+        return _removal().remove_stripe_based_normalization(sinogram, sigma)  # type: ignore[no-any-return]
 
 
 METHODS: dict[str, type[SinogramMethod]] = {
@@ -246,6 +265,11 @@ def sinogram_method(name: str, settings: Mapping[str, Any] | None = None) -> Sin
 def _nearest(name: str, valid: list[str]) -> str:
     near = difflib.get_close_matches(name, valid, n=1, cutoff=0.4)
     return f"; did you mean {near[0]!r}?" if near else f"; valid are {', '.join(valid)}"
+
+
+def _by_width(given: int | None, sinogram: Float, part: float, least: int, most: int) -> int:
+    """Return the window given, or that part of the width within its bounds, px."""
+    return given if given is not None else min(max(round(part * sinogram.shape[1]), least), most)
 
 
 def _removal() -> Any:

@@ -1,46 +1,42 @@
 """Rings by angle: what a pixel always measures too much, found from its mean over all views, taken from every view.
 
 An error g of a pixel's gain adds the same ``-ln g`` to its line integral in every view: a stripe of the sinogram, a
-ring of the slice. The object moves across the pixel, so that the mean over the views varies smoothly from pixel to
-pixel, and what sticks out of its smooth part is the error::
+ring of the slice. The object moves across the pixel, so that the mean over the views is an image of structures, smooth
+or with long edges, and what every pixel has for itself is the error::
 
     m(v, u) = mean over the views of p(view, v, u)
-    c       = median along v of m              what neighboring rows share
-    d       = m - c                            what a row has for itself
-    e       = d - smooth(d) + (c - smooth(c) where that may be chance)
+    e       = m - structure(m)
     p'      = p - e                            in every view
 
-``smooth`` is a robust running parabola along u. This is the normalization of Boin and Haibel, Opt. Express 14,
-12071-12075, 2006 (doi:10.1364/OE.14.012071), in its additive form, since logarithms have been taken. The median along
-v is our own step: an object on the axis sticks out of m as well, but in all the rows that it spans, while the errors
-of neighboring rows are independent. Rods on the axis and edges around it survive by it; a bead on the axis that is
-lower than half of ``rows_px`` is taken for an error.
+This is the normalization of Boin and Haibel, Opt. Express 14, 12071-12075, 2006 (doi:10.1364/OE.14.012071), in its
+additive form, since logarithms have been taken, with another smooth part: :mod:`marspipe.preprocess.structure` keeps
+edges along v or u, and with them rods and beads on the axis, as far as they stand out of the errors.
+
+What cannot be found: in a single row, the same error in all views is the sinogram of an object of circles about the
+axis. Only neighbors tell them apart. Of errors in all pixels there stays the part that is as smooth as the object, and
+at edges around the axis what the rows together leave open, an ``n``-th of the variance where ``n`` rows share an edge.
 
 The sums over the views are fixed-point integers: exact, so that neither order nor grouping changes a bit.
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 from scipy.signal import savgol_filter
 
 from marspipe.errors import InputError, ScanError
+from marspipe.preprocess.structure import structure_of
 
 # Sums count in steps of 2**-32: with |p| <= 2**10 and at most 2**20 views they stay below 2**62.
 FRACTION_BITS = 32
 LARGEST_LINE_INTEGRAL = 2.0**10
 MOST_VIEWS = 2**20
 
-# Standard deviation per median absolute deviation, and of a median per that of a mean, both of normal noise.
+# Standard deviation of normal noise per median absolute deviation.
 _SIGMA_PER_MAD = 1.4826
-_MEDIAN_SPREAD = math.sqrt(math.pi / 2)
-# What rows share counts as the object's from this many standard deviations on.
-_CHANCE_SIGMAS = 4.0
 # Further from the smooth part than this, a pixel pulls no harder on it (Huber, Ann. Math. Stat. 35, 73-101, 1964,
 # doi:10.1214/aoms/1177703732).
 _NEAR_SIGMAS = 2.0
@@ -54,12 +50,11 @@ class AngularStripes:
     Attributes
     ----------
     columns_px : int
-        Window of the running parabola along u, odd, px. Along rows of ``d`` it is three times as wide, since little
-        of the object is left there.
+        Window along u, odd, px.
     rows_px : int
-        Window of the median along v, odd, px; at most the detector's rows are used. The wider, the less of the errors
-        stays behind. 1 leaves that step out, for errors that whole columns of pixels share; objects on the axis are
-        damaged then.
+        Window along v, odd, px; at most the detector's rows are used. What is smooth over both windows is the
+        object's. 1 takes every row by itself, for errors that whole columns of pixels share: the error is then what
+        sticks out of a running parabola of ``columns_px``, and objects on the axis are damaged.
 
     Raises
     ------
@@ -154,7 +149,7 @@ def require_views(found: set[int], n_views: int) -> None:
 
 
 def stripe_offsets(mean: NDArray[np.float64], settings: AngularStripes) -> NDArray[np.float32]:
-    """Return what to subtract from every view: the part of the mean that sticks out of its neighbors'.
+    """Return what to subtract from every view: what every pixel's mean has for itself.
 
     Parameters
     ----------
@@ -172,20 +167,15 @@ def stripe_offsets(mean: NDArray[np.float64], settings: AngularStripes) -> NDArr
     InputError
         If the window does not fit the row.
     """
-    rows, cols = mean.shape
-    if settings.columns_px > cols:
-        raise InputError(f"columns_px is {settings.columns_px} px, but a detector row has {cols} px only")
-    window = min(settings.rows_px, rows - 1 + rows % 2)
+    rows, columns = mean.shape
+    if settings.columns_px > columns:
+        raise InputError(f"columns_px is {settings.columns_px} px, but a detector row has {columns} px only")
+    window = min(settings.rows_px, rows)
     if window == 1:
         return (mean - _smooth_along_u(mean, settings.columns_px)).astype(np.float32)
-    shared = ndimage.median_filter(mean, size=(window, 1))
-    own = mean - shared
-    spread = _SIGMA_PER_MAD * ndimage.median_filter(np.abs(own), size=(window, 1))
-    chance = _CHANCE_SIGMAS * _MEDIAN_SPREAD / math.sqrt(window) * spread
-    rough = shared - _smooth_along_u(shared, settings.columns_px)
-    rest = np.where(np.abs(rough) <= chance, rough, 0.0)
-    wide = min(3 * settings.columns_px, cols - 1 + cols % 2)
-    return (own - _smooth_along_u(own, wide) + rest).astype(np.float32)
+    # Levels are powers of two: 7 px are two of them, 51 px five.
+    structure = structure_of(mean, window.bit_length() - 1, settings.columns_px.bit_length() - 1)
+    return (mean - structure).astype(np.float32)
 
 
 def _smooth_along_u(mean: NDArray[np.float64], window: int) -> NDArray[np.float64]:

@@ -162,7 +162,6 @@ def stitch(
         raise InputError(f"interpolation must be 'bilinear' or 'cubic', got {interpolation!r}")
     if equalize not in ("none", "scale", "offset"):
         raise InputError(f"equalize must be 'none', 'scale' or 'offset', got {equalize!r}")
-    feather = positive("feather_px", feather_px, "px")
     n = len(layout.origins_px)
     bad = None if masks is None else mask_of("masks", masks, (n, *layout.tile_shape))
     found = np.asarray(tiles)
@@ -170,12 +169,15 @@ def stitch(
     stack = finite_float32("tiles", found, None if bad is None else bad[between])
     if stack.ndim < 3 or len(stack) != n or image_shape("tiles", stack) != layout.tile_shape:
         raise InputError(f"tiles must have shape ({n}, ..., {layout.tile_shape}), got {stack.shape}")
-    placed = [_place(stack[i], None if bad is None else bad[i], layout, i, interpolation, feather) for i in range(n)]
-    adjustments = _adjustments(placed, stack.shape[1:-2], equalize)
+    placements = [
+        TilePlacement(layout, i, None if bad is None else bad[i], interpolation=interpolation, feather_px=feather_px)
+        for i in range(n)
+    ]
+    placed = [(placement, placement.values(tile)) for placement, tile in zip(placements, stack, strict=True)]
+    adjustments = level_differences(placed, stack.shape[1:-2], equalize)
     frame = np.zeros((*stack.shape[1:-2], *layout.shape), dtype=np.float32)
     total = np.zeros(layout.shape, dtype=np.float32)
-    for tile, adjustment in zip(placed, adjustments, strict=True):
-        values = tile.values
+    for (tile, values), adjustment in zip(placed, adjustments, strict=True):
         if equalize == "scale":
             values = values / adjustment[..., None, None].astype(np.float32)
         elif equalize == "offset":
@@ -187,48 +189,83 @@ def stitch(
     return Stitched(frame, empty, adjustments)
 
 
-@dataclass(frozen=True, eq=False)
-class _Placed:
-    """A position on the wide grid: its window, values (..., rows, cols) and weights (rows, cols), 0 where bad."""
+class TilePlacement:
+    """One camera position on the wide grid: found once, for all frames of a mask.
 
-    window: tuple[slice, slice]
-    values: NDArray[np.float32]
-    weights: NDArray[np.float32]
+    Parameters
+    ----------
+    layout : TileLayout
+        See :func:`wide_detector`.
+    index : int
+        Which position.
+    bad : ndarray, shape (v, u), bool, optional
+        True where a pixel is bad.
+    interpolation : {"bilinear", "cubic"}
+        See the module.
+    feather_px : float
+        Distance from its edge over which the position fades, px.
 
+    Attributes
+    ----------
+    window : (slice, slice)
+        Its rows and columns of the wide detector.
+    weights : ndarray, shape (rows, columns) of the window, float32
+        Its weight in an overlap; 0 where it has nothing to say.
+    """
 
-def _place(
-    tile: NDArray[np.float32],
-    bad: NDArray[np.bool_] | None,
-    layout: TileLayout,
-    index: int,
-    interpolation: Interpolation,
-    feather: float,
-) -> _Placed:
-    first, shift, count = [], [], []
-    for origin, size in zip(layout.origins_px[index], layout.tile_shape, strict=True):
-        start = math.ceil(origin)
-        first.append(start)
-        shift.append(start - float(origin))  # the tile's own position of its first wide pixel, 0 <= shift < 1
-        count.append(size if start == origin else size - 1)
-    window = (slice(first[0], first[0] + count[0]), slice(first[1], first[1] + count[1]))
-    ramps = [
-        np.minimum(np.minimum(x + 1, size - x), feather)
-        for x, size in ((s + np.arange(c), size) for s, c, size in zip(shift, count, layout.tile_shape, strict=True))
-    ]
-    weights = np.outer(*ramps).astype(np.float32)
-    if bad is None or not bad.any():
-        return _Placed(window, _shifted(tile, shift, count, interpolation), weights)
-    good = (~bad).astype(np.float32)
-    held = np.where(bad, np.float32(0), tile)
-    share = _shifted(good, shift, count, "bilinear")
-    values = _shifted(held, shift, count, "bilinear") / np.maximum(share, np.float32(_LEAST_SHARE))
-    if interpolation == "cubic":
-        # The negative weights of the cubic have no meaning with pixels left out.
-        spoiled = _reaches(bad, shift, count)
-        values = np.where(spoiled, values, _shifted(held, shift, count, "cubic"))
-    # Half a share is exact only up to rounding of the offset.
-    believed = share > _LEAST_SHARE - 1e-4
-    return _Placed(window, np.where(believed, values, np.float32(0)), np.where(believed, weights, np.float32(0)))
+    def __init__(
+        self,
+        layout: TileLayout,
+        index: int,
+        bad: NDArray[np.bool_] | None = None,
+        *,
+        interpolation: Interpolation = "bilinear",
+        feather_px: float = 16.0,
+    ) -> None:
+        feather = positive("feather_px", feather_px, "px")
+        first, shift, count = [], [], []
+        for origin, size in zip(layout.origins_px[index], layout.tile_shape, strict=True):
+            start = math.ceil(origin)
+            first.append(start)
+            shift.append(start - float(origin))  # the tile's own position of its first wide pixel, 0 <= shift < 1
+            count.append(size if start == origin else size - 1)
+        self._shift, self._count, self._interpolation = shift, count, interpolation
+        self.window = (slice(first[0], first[0] + count[0]), slice(first[1], first[1] + count[1]))
+        ramps = [
+            np.minimum(np.minimum(x + 1, size - x), feather)
+            for x, size in (
+                (s + np.arange(c), size) for s, c, size in zip(shift, count, layout.tile_shape, strict=True)
+            )
+        ]
+        self.weights = np.outer(*ramps).astype(np.float32)
+        self._bad = bad if bad is not None and bad.any() else None
+        if self._bad is not None:
+            share = _shifted((~self._bad).astype(np.float32), shift, count, "bilinear")
+            self._share = np.maximum(share, np.float32(_LEAST_SHARE))
+            self._spoiled = _reaches(self._bad, shift, count) if interpolation == "cubic" else None
+            # Half a share is exact only up to rounding of the offset.
+            self.weights[share <= _LEAST_SHARE - 1e-4] = 0
+
+    def values(self, tile: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return frames of the position, shape (..., v, u), on the wide grid, shape (..., rows, columns) of the window.
+
+        Without meaning where the weight is 0. Do not write into it: it may be the frame itself.
+        """
+        if self._bad is None:
+            return _shifted(tile, self._shift, self._count, self._interpolation)
+        held = np.where(self._bad, np.float32(0), tile)
+        values = _shifted(held, self._shift, self._count, "bilinear") / self._share
+        if self._spoiled is not None:
+            # The negative weights of the cubic have no meaning with pixels left out.
+            values = np.where(self._spoiled, values, _shifted(held, self._shift, self._count, "cubic"))
+        return np.asarray(values, dtype=np.float32)
+
+    def reached(self, flags: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Return the bits of all pixels, shape (v, u), that bilinear resampling would mix, on the wide grid."""
+        for axis, s, n in ((-2, self._shift[0], self._count[0]), (-1, self._shift[1], self._count[1])):
+            parts = [_cut(flags, axis, k, n) for k in _taps(s, "bilinear")]
+            flags = np.bitwise_or.reduce(parts)
+        return flags
 
 
 def _taps(shift: float, interpolation: Interpolation) -> dict[int, float]:
@@ -251,6 +288,9 @@ def _shifted(
 ) -> NDArray[np.float32]:
     for axis, s, n in ((-2, shift[0], count[0]), (-1, shift[1], count[1])):
         taps = _taps(s, interpolation)
+        if len(taps) == 1:
+            image = _cut(image, axis, 0, n)
+            continue
         if len(taps) == 4:
             image = _continued(image, axis)
         start = 1 if len(taps) == 4 else 0
@@ -261,7 +301,7 @@ def _shifted(
     return image
 
 
-def _cut(image: NDArray[np.float32], axis: int, start: int, count: int) -> NDArray[np.float32]:
+def _cut(image: NDArray[Any], axis: int, start: int, count: int) -> NDArray[Any]:
     return image[..., start : start + count, :] if axis == -2 else image[..., start : start + count]
 
 
@@ -285,8 +325,24 @@ def _reaches(bad: NDArray[np.bool_], shift: Sequence[float], count: Sequence[int
     return held > 0
 
 
-def _adjustments(placed: Sequence[_Placed], leading: tuple[int, ...], equalize: Equalize) -> FloatArray:
-    """Return factors or terms that bring all overlaps to agreement, by least squares; 1 or 0 on average."""
+def level_differences(
+    placed: Sequence[tuple[TilePlacement, NDArray[np.float32]]], leading: tuple[int, ...], equalize: Equalize
+) -> FloatArray:
+    """Return factors or terms that bring all overlaps to agreement, by least squares; 1 or 0 on average.
+
+    Parameters
+    ----------
+    placed : sequence of (TilePlacement, ndarray)
+        Every position and its values on the wide grid, shape (*leading, rows, columns).
+    leading : tuple of int
+        Axes before the image.
+    equalize : {"none", "scale", "offset"}
+        See :func:`stitch`.
+
+    Returns
+    -------
+    ndarray, shape (tiles, *leading), float64
+    """
     n = len(placed)
     size = math.prod(leading)
     if equalize == "none":
@@ -317,24 +373,26 @@ def _adjustments(placed: Sequence[_Placed], leading: tuple[int, ...], equalize: 
     return np.asarray(np.exp(levels) if equalize == "scale" else levels)
 
 
-def _overlap(one: _Placed, other: _Placed) -> tuple[FloatArray, FloatArray, int] | None:
+def _overlap(
+    one: tuple[TilePlacement, NDArray[np.float32]], other: tuple[TilePlacement, NDArray[np.float32]]
+) -> tuple[FloatArray, FloatArray, int] | None:
     """Return the sums of both positions over the pixels that both see, and how many those are."""
     rows, cols = (
-        slice(max(a.start, b.start), min(a.stop, b.stop)) for a, b in zip(one.window, other.window, strict=True)
+        slice(max(a.start, b.start), min(a.stop, b.stop)) for a, b in zip(one[0].window, other[0].window, strict=True)
     )
     if rows.start >= rows.stop or cols.start >= cols.stop:
         return None
     cuts = [
         (slice(rows.start - t.window[0].start, rows.stop - t.window[0].start),
          slice(cols.start - t.window[1].start, cols.stop - t.window[1].start))
-        for t in (one, other)
+        for t, _ in (one, other)
     ]  # fmt: skip
-    both = (one.weights[cuts[0]] > 0) & (other.weights[cuts[1]] > 0)
+    both = (one[0].weights[cuts[0]] > 0) & (other[0].weights[cuts[1]] > 0)
     pixels = int(both.sum())
     if pixels == 0:
         return None
     sums = [
-        t.values[(..., *cut)][..., both].sum(axis=-1, dtype=np.float64)
-        for t, cut in zip((one, other), cuts, strict=True)
+        values[(..., *cut)][..., both].sum(axis=-1, dtype=np.float64)
+        for (_, values), cut in zip((one, other), cuts, strict=True)
     ]
     return np.asarray(sums[0]), np.asarray(sums[1]), pixels

@@ -39,6 +39,9 @@ _SYNTAXES = (ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian
 _PIXEL_DATA = 0x7FE00010
 _ITEM, _END = 0xFFFEE000, 0xFFFEE0DD
 _UNDEFINED = 0xFFFFFFFF
+# TransferSyntaxUID (0002,0010) of deflated files, which pydicom unpacks whole before it tells the syntax.
+_DEFLATED = b"\x02\0\x10\0UI\x16\x001.2.840.10008.1.2.1.99"
+_META_BYTES = 4096
 _ANGLE = "angle"
 
 
@@ -281,6 +284,8 @@ def _decode(raw: bytes, header: _Header) -> Frame:
 
 
 def _header(file: BinaryIO, uri: str) -> _Header:
+    if _DEFLATED in read_range(file, 0, _META_BYTES):
+        raise RawFormatError(f"{uri}: TransferSyntaxUID (0002,0010) is that of deflated files, which are not read")
     clamped = Clamped(file)
     with guard(uri), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # pydicom's, of attributes that are not needed here

@@ -78,10 +78,12 @@ class Place:
                 file = self.opener(target)
             elif _split(target)[0]:
                 raise RawFormatError(f"{where} {name!r}, which cannot be opened from here")
+            elif Path(target).exists() and not Path(target).is_file():
+                raise IsADirectoryError  # a pipe would be waited for
             else:
                 file = Path(target).open("rb")
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
-            raise RawFormatError(f"{where} {name!r}, but there is no file {target}") from error
+            raise RawFormatError(f"{where} {name!r}, but there is no file {printable(target)}") from error
         except OSError as error:
             if self.opener is not None:
                 raise  # of the other file system, perhaps for a moment only
@@ -116,6 +118,11 @@ def require_credible(rows: int, cols: int, frames: int, where: str) -> None:
         )
     if frames > MAX_FRAMES:
         raise RawFormatError(f"{where}: {frames} frames are not credible, expected at most {MAX_FRAMES}")
+
+
+def printable(name: str) -> str:
+    """Return a name whose bytes are no valid text, as file systems and HDF5 allow, in a form that can be written."""
+    return name.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 class Clamped(io.RawIOBase):
@@ -175,7 +182,7 @@ def guard(where: str) -> Iterator[None]:
         if isinstance(error, OSError) and error.filename is not None:
             raise
         lines = str(error).splitlines() or [type(error).__name__]
-        raise RawFormatError(f"{where} is damaged or cannot be decoded: {lines[0]}") from error
+        raise RawFormatError(printable(f"{where} is damaged or cannot be decoded: {lines[0]}")) from error
 
 
 def _split(uri: str) -> tuple[str, str]:

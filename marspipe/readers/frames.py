@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Frame = NDArray[Any]
-FrameType = Literal["projection", "open_beam", "dark"]
+FrameType = Literal["projection", "open_beam", "dark", "absorber"]
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,8 @@ class FrameEntry:
         Shutter time in s.
     acquired_at : str or None
         Start of the exposure, ISO 8601 in UTC, if the file tells it with a time zone.
+    monitor : float or None
+        Counts of the beam monitor during the exposure.
     """
 
     uri: str
@@ -61,6 +63,7 @@ class FrameEntry:
     thresholds_kev: tuple[float, ...] = ()
     exposure_s: float | None = None
     acquired_at: str | None = None
+    monitor: float | None = None
 
 
 class IndexFunction(Protocol):

@@ -16,8 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from marspipe.errors import RawFormatError
-from marspipe.readers.files import Place, guard, place_of, require_credible
+from marspipe.readers.files import MAX_FRAMES, Place, guard, place_of, printable, require_credible
 from marspipe.readers.frames import Frame, FrameEntry, dtype_name, file_size, native
+from marspipe.readers.hdf5_guard import GuardedFile
 
 PIXEL_TYPES = ("uint8", "uint16", "uint32", "float32")
 
@@ -26,7 +27,6 @@ _SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _CHUNK_CACHE_BYTES = 256 << 20
 _LARGEST_CHUNK_BYTES = 1 << 30
 _LINK_DEPTH = 16
-_MOST_VALUES = 100_000_000
 
 
 class Container:
@@ -104,16 +104,16 @@ class Container:
         with guard(where):
             shape, dtype = found.shape, found.dtype
         allowed = (0, 1) if scalar else (1,)
-        if shape is None or len(shape) not in allowed or dtype.kind not in "iuf" or math.prod(shape) > _MOST_VALUES:
+        if shape is None or len(shape) not in allowed or dtype.kind not in "iuf" or math.prod(shape) > MAX_FRAMES:
             raise RawFormatError(f"{where} must be a one-dimensional array of numbers, got shape {shape} of {dtype}")
         with guard(where):
-            return np.atleast_1d(np.asarray(found[()], dtype=np.float64)), text(found.attrs.get("units"))
+            return np.atleast_1d(np.asarray(found[()], dtype=np.float64)), attribute(found, "units")
 
     def contents(self) -> str:
         """Return the first names in the file, for messages."""
         names: list[str] = []
         with guard(self.uri):
-            self.root.visit(lambda name: names.append(f"/{name}") if len(names) < 12 else True)
+            self.root.visit(lambda name: names.append(printable(f"/{name}")) if len(names) < 12 else True)
         return ", ".join(names) or "nothing in it"
 
     def _walk(self, path: str, start: Any, asked: str, depth: int) -> tuple[Container, Any]:
@@ -149,7 +149,7 @@ class Container:
         if name not in self._linked:
             file, place = self._place.open(name, f"{self.uri}: {asked} links to")
             self._files.callback(file.close)
-            self._linked[name] = Container(file, f"{self.uri} -> {name}", place, self._files)
+            self._linked[name] = Container(file, printable(f"{self.uri} -> {name}"), place, self._files)
         return self._linked[name]
 
 
@@ -192,13 +192,18 @@ def read_many(file: BinaryIO, entries: Iterable[FrameEntry]) -> Iterator[Frame]:
             yield _frame(stack, entry)
 
 
-def text(value: Any) -> str | None:
-    """Return the text of an attribute that HDF5 gives as bytes, text or an array of one of them."""
-    if isinstance(value, np.ndarray):
-        value = value.flat[0] if value.size else None
-    if isinstance(value, bytes):
-        return value.decode("utf-8", "replace")
-    return None if value is None else str(value)
+def attribute(found: Any, name: str) -> str | None:
+    """Return the text of an attribute; None if there is none, or it is no text.
+
+    Nothing but text is read: what damage turns into sequences of variable length would crash the library.
+    """
+    if not h5py.h5a.exists(found.id, name.encode()):
+        return None
+    stored = h5py.h5a.open(found.id, name.encode())
+    if not isinstance(stored.get_type(), h5py.h5t.TypeStringID) or stored.get_space().get_simple_extent_npoints() != 1:
+        return None
+    value: Any = np.asarray(found.attrs[name]).flat[0]
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else printable(str(value))
 
 
 def _frame(stack: Any, entry: FrameEntry) -> Frame:
@@ -221,9 +226,11 @@ def _open(file: BinaryIO, uri: str) -> Any:
     beginning = file.read(len(_SIGNATURE))
     if beginning != _SIGNATURE:
         raise RawFormatError(f"{uri}: not an HDF5 file: its {size} bytes begin with {beginning!r}")
-    file.seek(0)
+    guarded = GuardedFile(file, uri)
     try:
-        return h5py.File(file, "r")
+        return h5py.File(guarded, "r")
+    except RawFormatError:
+        raise
     except Exception as error:  # of many kinds, depending on what is damaged
         raise RawFormatError(f"{uri}: not a whole HDF5 file: {error}") from error
 

@@ -19,14 +19,9 @@ from numpy.typing import NDArray
 from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
 from marspipe.errors import GeometryError, ScanError
-from marspipe.readers.manifest_files import (
-    AngleDataset,
-    AngleRange,
-    FileEntry,
-    HeightRange,
-    Orientation,
-    resolve_angles,
-)
+from marspipe.readers.manifest_files import FileEntry, Orientation, resolve_angles, resolve_heights
+from marspipe.readers.manifest_names import Numbered
+from marspipe.readers.manifest_values import AngleDataset, AngleRange, HeightDataset, HeightRange
 from marspipe.scan.energy import Counter
 from marspipe.scan.geometry import ScanGeometry
 from marspipe.strict import StrictModel, load_yaml, validate
@@ -38,7 +33,9 @@ __all__ = [
     "CircularGeometry",
     "CounterEntry",
     "FileEntry",
+    "HeightDataset",
     "HeightRange",
+    "Numbered",
     "Orientation",
     "ParallelGeometry",
     "ScanManifest",
@@ -46,6 +43,7 @@ __all__ = [
     "load_manifest",
     "manifest_json_schema",
     "resolve_angles",
+    "resolve_heights",
     "resolve_uri",
     "scan_geometry",
 ]
@@ -54,6 +52,10 @@ FILE_NAME = "scan.yaml"
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 Pair = tuple[float, float]
+
+# Angles and heights of one view in the files of several camera positions may differ as much, as encoders do.
+SAME_ANGLE_RAD = 1e-4
+SAME_HEIGHT_MM = 1e-3
 
 
 class CircularGeometry(StrictModel):
@@ -122,7 +124,22 @@ class ScanManifest(StrictModel):
     counters: tuple[CounterEntry, ...] = Field(
         (CounterEntry(counter=0),), min_length=1, description="The camera's counters, numbered from 0."
     )
+    camera_positions_mm: tuple[Pair, ...] = Field(
+        ((0.0, 0.0),),
+        min_length=1,
+        description="Every position [v, u] of the camera: how far it was moved along v and u, mm. `geometry` is that "
+        "of the camera at [0, 0].",
+    )
     files: tuple[FileEntry, ...] = Field(min_length=1, description="The raw files.")
+
+    @field_validator("camera_positions_mm")
+    @classmethod
+    def _distinct(cls, positions: tuple[Pair, ...]) -> tuple[Pair, ...]:
+        seen: dict[Pair, int] = {}
+        for tile, position in enumerate(positions):
+            if seen.setdefault(position, tile) != tile:
+                raise ValueError(f"camera positions {seen[position]} and {tile} are both at {list(position)} mm (v, u)")
+        return positions
 
     @field_validator("counters")
     @classmethod
@@ -149,6 +166,13 @@ class ScanManifest(StrictModel):
             ScanGeometry.from_dict({**self.geometry.model_dump(), "angles_rad": [0.0]})
         except GeometryError as error:
             raise ValueError(f"geometry: {error}") from error
+        tiles = len(self.camera_positions_mm)
+        for file in self.files:
+            if file.tile >= tiles:
+                raise ValueError(
+                    f"files: {file.path!r} is of tile {file.tile}, but camera_positions_mm lists {tiles} "
+                    f"position{'s' if tiles > 1 else ''}, numbered from 0"
+                )
         _refuse_doubled_views([(f, n) for f in self.projection_files if (n := f.literal_count()) is not None], "files")
         return self
 
@@ -181,20 +205,22 @@ class ScanManifest(StrictModel):
         """
         files = self.projection_files
         parts = [f.literal_angles() for f in files] if resolved is None else list(resolved)
-        return self._of_views(parts)
+        return self._of_views(parts, "angle", "rad", SAME_ANGLE_RAD)
 
-    def sample_heights_mm(self, counts: Sequence[int]) -> NDArray[np.float64]:
-        """Return how far the sample had moved along the axis in every view, shape (n_views,), float64, mm.
+    def sample_heights_mm(self, heights: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
+        """Return how far the sample had moved towards +z in every view, shape (n_views,), float64, mm.
 
         Parameters
         ----------
-        counts : sequence of int
-            Exposures of each projection file, in the order of :attr:`projection_files`.
+        heights : sequence of ndarray, mm
+            Those of each projection file, in the order of :attr:`projection_files`, from :func:`resolve_heights`.
         """
-        return self._of_views([f.heights_mm(n) for f, n in zip(self.projection_files, counts, strict=True)])
+        return self._of_views(list(heights), "sample_z_mm", "mm", SAME_HEIGHT_MM)
 
-    def _of_views(self, parts: Sequence[NDArray[np.float64] | None]) -> NDArray[np.float64]:
-        """Return one value per view from those of each projection file."""
+    def _of_views(
+        self, parts: Sequence[NDArray[np.float64] | None], noun: str, unit: str, tolerance: float
+    ) -> NDArray[np.float64]:
+        """Return one value per view from those of each projection file; of several camera positions, the lowest."""
         files = self.projection_files
         if len(parts) != len(files):
             raise ScanError(f"scan {self.scan_id}: angles of {len(parts)} files given, expected {len(files)}")
@@ -202,39 +228,63 @@ class ScanManifest(StrictModel):
         for file, part in zip(files, parts, strict=True):
             if part is None:
                 raise ScanError(f"scan {self.scan_id}: the angles of {file.path} lie in the file; resolve them first")
-            sized.append((file, int(part.size)))
+            sized.append((file, part))
         try:
-            _refuse_doubled_views(sized, f"scan {self.scan_id}")
+            _refuse_doubled_views([(file, part.size) for file, part in sized], f"scan {self.scan_id}")
         except ValueError as error:
             raise ScanError(str(error)) from error
-        views = max(f.first_view + n for f, n in sized)
+        views = max(f.first_view + part.size for f, part in sized)
         values = np.full(views, np.nan)
-        for file, part in zip(files, parts, strict=True):
-            if part is not None:
-                values[file.first_view : file.first_view + part.size] = part
+        for tile in range(len(self.camera_positions_mm)):
+            of_tile = np.full(views, np.nan)
+            for file, part in sized:
+                if file.tile == tile:
+                    of_tile[file.first_view : file.first_view + part.size] = part
+            self._require_all_views(of_tile, tile)
+            values = of_tile if tile == 0 else values
+            differing = np.flatnonzero(np.abs(of_tile - values) > tolerance)
+            if differing.size:
+                view = differing[0]
+                raise ScanError(
+                    f"scan {self.scan_id}: {noun} of view {view} is {values[view]:.9g} {unit} at camera position 0 "
+                    f"and {of_tile[view]:.9g} {unit} at camera position {tile}"
+                )
+        return values
+
+    def _require_all_views(self, values: NDArray[np.float64], tile: int) -> None:
         missing = np.flatnonzero(np.isnan(values))
         if missing.size:
+            place = f" of camera position {tile}" if len(self.camera_positions_mm) > 1 else ""
             raise ScanError(
-                f"scan {self.scan_id}: view {missing[0]} is in no projection file "
-                f"({missing.size} of {views} views are missing)"
+                f"scan {self.scan_id}: view {missing[0]} is in no projection file{place} "
+                f"({missing.size} of {values.size} views are missing)"
             )
-        return values
 
     def to_yaml(self) -> str:
         """Return the manifest as YAML; :func:`load_manifest` restores it exactly."""
         content = self.model_dump(mode="json", exclude_none=True)
+        if self.camera_positions_mm == ((0.0, 0.0),):
+            del content["camera_positions_mm"]
         for file in content["files"]:
             if not any(file["orientation"].values()):
                 del file["orientation"]
+            if not file["tile"]:
+                del file["tile"]
+            for values in (file.get("angles_rad"), file.get("sample_z_mm"), file.get("numbered")):
+                if isinstance(values, dict):
+                    for key, default in (("hold", 1), ("downwards", False)):
+                        if values.get(key, None) == default:
+                            del values[key]
         return str(yaml.safe_dump(content, sort_keys=False, allow_unicode=True, default_flow_style=None, width=120))
 
 
 def _refuse_doubled_views(sized: Sequence[tuple[FileEntry, int]], where: str) -> None:
-    ordered = sorted(sized, key=lambda item: item[0].first_view)
+    ordered = sorted(sized, key=lambda item: (item[0].tile, item[0].first_view))
     for (one, n), (other, _) in pairwise(ordered):
-        if other.first_view < one.first_view + n:
+        if other.tile == one.tile and other.first_view < one.first_view + n:
+            place = f" at camera position {one.tile}" if one.tile else ""
             raise ValueError(
-                f"{where}: view {other.first_view} is doubled: {one.path!r} holds views {one.first_view} to "
+                f"{where}: view {other.first_view} is doubled{place}: {one.path!r} holds views {one.first_view} to "
                 f"{one.first_view + n - 1}, and {other.path!r} begins at view {other.first_view}"
             )
 
@@ -275,7 +325,8 @@ def scan_geometry(
     angles_rad : ndarray, shape (n_views,), rad
         Angle of every view, from :meth:`ScanManifest.projection_angles`.
     sample_z_mm : ndarray, shape (n_views,), mm, optional
-        How far the sample had moved along the axis, from :meth:`ScanManifest.sample_heights_mm`.
+        How far the sample had moved towards +z, from :meth:`ScanManifest.sample_heights_mm`. Seen from the sample,
+        source and camera then stood at -z: ``source_z_mm = -sample_z_mm``.
 
     Raises
     ------

@@ -3,45 +3,33 @@
 from __future__ import annotations
 
 import difflib
-from typing import Annotated, Any, BinaryIO, Literal
+from typing import BinaryIO, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Discriminator, Field, Tag, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from marspipe.errors import ScanError
 from marspipe.readers import data_exchange, dicom_frames, nxtomo, tiff
 from marspipe.readers.frames import FrameType
+from marspipe.readers.manifest_names import Numbered, name_of, require_pattern
+from marspipe.readers.manifest_values import (
+    ANGLE_UNITS,
+    LENGTH_UNITS,
+    MM_PER_UNIT,
+    AngleDataset,
+    AngleRange,
+    Angles,
+    HeightDataset,
+    HeightRange,
+    Heights,
+)
 from marspipe.strict import StrictModel
 
 _READERS = ("merlin", "data_exchange", "nxtomo", "tiff", "dicom")
 _DATASET_READERS = ("data_exchange", "nxtomo", "dicom")
 _ANGLE_READERS = ("data_exchange", "nxtomo", "tiff", "dicom")
-_UNITS = {"deg": ("deg", "degree", "degrees"), "rad": ("rad", "radian", "radians")}
-
-
-class AngleRange(StrictModel):
-    """Equidistant angles: start, start + step, ..."""
-
-    start: float = Field(0.0, description="Angle of the first exposure, rad.")
-    step: float = Field(description="From one exposure to the next, rad.")
-    count: int = Field(ge=1, le=10_000_000, description="Number of exposures.")
-
-
-class AngleDataset(StrictModel):
-    """Angles stored in the file itself."""
-
-    dataset: str = Field(
-        description="HDF5 path, such as /exchange/theta; `angle` of a scanner mapping; `angles` of a series file."
-    )
-    unit: Literal["deg", "rad"] = Field(description="Unit of the stored angles.")
-
-
-class HeightRange(StrictModel):
-    """Equidistant heights: start, start + step, ..."""
-
-    start: float = Field(0.0, description="At the first exposure, mm.")
-    step: float = Field(description="From one exposure to the next, mm.")
+_LARGEST_GROUP = 1_000_000
 
 
 class Orientation(StrictModel):
@@ -52,24 +40,17 @@ class Orientation(StrictModel):
     flip_columns: bool = Field(False, description="Reverse the columns.")
 
 
-def _kind_of_angles(value: Any) -> str:
-    if isinstance(value, AngleDataset) or (isinstance(value, dict) and "dataset" in value):
-        return "<dataset>"
-    return "<range>" if isinstance(value, (AngleRange, dict)) else "<list>"
-
-
-Angles = Annotated[
-    Annotated[AngleRange, Tag("<range>")]
-    | Annotated[tuple[float, ...], Field(min_length=1), Tag("<list>")]
-    | Annotated[AngleDataset, Tag("<dataset>")],
-    Discriminator(_kind_of_angles),
-]
-
-
 class FileEntry(StrictModel):
-    """One raw file, one dataset of an HDF5 file, or a series file that lists raw files."""
+    """One raw file, one dataset of an HDF5 file, a series file that lists raw files, or numbered files."""
 
-    path: str = Field(min_length=1, description="Relative to the manifest, or an absolute path or URI.")
+    path: str = Field(
+        min_length=1,
+        description="Relative to the manifest, or an absolute path or URI; with `numbered` a pattern such as "
+        "view_{number:05d}_tile_{tile}.mib.",
+    )
+    numbered: Numbered | None = Field(
+        None, description="The path is a pattern for files of one exposure each, with all its counters."
+    )
     reader: str = Field(
         description="Format: merlin, data_exchange, nxtomo, tiff or dicom.", json_schema_extra={"enum": list(_READERS)}
     )
@@ -80,15 +61,25 @@ class FileEntry(StrictModel):
         description="HDF5 path (nxtomo: of an entry or detector), by default the usual one; dicom: scanner mapping.",
     )
     angles_rad: Angles | None = Field(None, description="Angles of the exposures, rad; projections only.")
-    sample_z_mm: float | HeightRange | Annotated[tuple[float, ...], Field(min_length=1)] = Field(
+    sample_z_mm: Heights = Field(
         0.0,
-        description="How far the sample had moved along the rotation axis, mm: a number, one per exposure, or a range.",
+        description="How far the sample had moved towards +z along the rotation axis, mm: a number, one per exposure, "
+        "a range, or a dataset of the file.",
     )
     first_view: int = Field(0, ge=0, description="View number of the first exposure; projections only.")
     exposure_s: float | None = Field(None, gt=0, description="Exposure time, s; overrides the file's header.")
     time: Literal["before", "after"] | None = Field(
-        None, description="Open beam and dark: acquired before or after the projections."
+        None, description="Open beam, absorber and dark: acquired before or after the projections."
     )
+    tile: int = Field(0, ge=0, description="Camera position: place in `camera_positions_mm`.")
+    group: int | None = Field(
+        None,
+        ge=0,
+        le=_LARGEST_GROUP,
+        description="Open beam, absorber and dark: frames taken together, numbered in time; by default 1 with "
+        "`time: after`, else 0.",
+    )
+    absorber_mm: float | None = Field(None, gt=0, description="Thickness of the plate in the beam, mm; absorber only.")
     orientation: Orientation = Orientation()
 
     @field_validator("reader")
@@ -105,20 +96,58 @@ class FileEntry(StrictModel):
         if self.frame_type == "projection":
             if self.angles_rad is None:
                 raise ValueError(f"angles_rad is missing for the projections in {self.path!r}")
-            if self.time is not None:
-                raise ValueError(f"time: {self.time} is for open beams and dark frames; {self.path!r} has projections")
+            if self.time is not None or self.group is not None:
+                key = f"group: {self.group}" if self.time is None else f"time: {self.time}"
+                raise ValueError(f"{key} is for open beams, absorbers and dark frames; {self.path!r} has projections")
         elif self.angles_rad is not None or self.first_view or self.sample_z_mm != 0.0:
             raise ValueError(
                 f"angles_rad, first_view and sample_z_mm are for projections; {self.path!r} is {self.frame_type}"
             )
+        if (self.frame_type == "absorber") != (self.absorber_mm is not None):
+            raise ValueError(
+                f"absorber_mm, the thickness of the plate, belongs to frame_type: absorber and only to it; "
+                f"{self.path!r} is {self.frame_type} with absorber_mm: {self.absorber_mm}"
+            )
         if self.reader not in _DATASET_READERS and self.dataset is not None:
             raise ValueError(f"dataset {self.dataset!r} needs an HDF5 reader or dicom; {self.path!r} is {self.reader}")
-        if self.reader not in _ANGLE_READERS and isinstance(self.angles_rad, AngleDataset):
-            raise ValueError(
-                f"angles_rad.dataset {self.angles_rad.dataset!r} needs an HDF5 reader, tiff or dicom; "
-                f"{self.path!r} is {self.reader}"
-            )
+        if self.reader == "data_exchange" and self.frame_type == "absorber" and self.dataset is None:
+            raise ValueError(f"{self.path!r}: the format has no place for absorbers; name the dataset that holds them")
+        self._require_readable("angles_rad", self.angles_rad)
+        self._require_readable("sample_z_mm", self.sample_z_mm)
+        if self.numbered is not None:
+            self._require_numbered(self.numbered)
         return self
+
+    def _require_readable(self, key: str, values: object) -> None:
+        if not isinstance(values, (AngleDataset, HeightDataset)):
+            return
+        if self.reader not in _ANGLE_READERS:
+            raise ValueError(
+                f"{key}.dataset {values.dataset!r} needs an HDF5 reader, tiff or dicom; {self.path!r} is {self.reader}"
+            )
+        if self.numbered is not None:
+            raise ValueError(
+                f"{key} of numbered files must be a range or a list, but {self.path!r} has dataset {values.dataset!r}"
+            )
+
+    def _require_numbered(self, numbered: Numbered) -> None:
+        require_pattern(self.path)
+        if self.frame_type == "projection" and self.literal_count() != numbered.count:
+            raise ValueError(
+                f"angles_rad gives {self.literal_count()} angles for the {numbered.count} numbered files {self.path!r} "
+                "of one exposure each"
+            )
+
+    @property
+    def group_number(self) -> int:
+        """Group of the frames; 0 for projections."""
+        return self.group if self.group is not None else int(self.time == "after")
+
+    def name(self, number: int) -> str:
+        """Return the path of a file, the ``number``-th from 0 of numbered files."""
+        if self.numbered is None:
+            return self.path
+        return name_of(self.path, self.numbered.first + number * self.numbered.step, self.tile)
 
     def literal_count(self) -> int | None:
         """Return how many angles the manifest itself lists; None if the file has them."""
@@ -131,20 +160,22 @@ class FileEntry(StrictModel):
         """Return the angles in rad that the manifest itself lists; None if the file has them."""
         angles = self.angles_rad
         if isinstance(angles, AngleRange):
-            return angles.start + angles.step * np.arange(angles.count, dtype=np.float64)
+            return angles.values(angles.start, angles.step, angles.count)
         return np.array(angles, dtype=np.float64) if isinstance(angles, tuple) else None
 
     def heights_mm(self, count: int) -> NDArray[np.float64]:
-        """Return how far the sample had moved along the axis in each of ``count`` exposures, mm.
+        """Return how far the sample had moved towards +z in each of ``count`` exposures, mm, as the manifest lists it.
 
         Raises
         ------
         ScanError
-            If the manifest lists another number, or one that is not finite.
+            If the manifest lists another number, or one that is not finite, or the file has them.
         """
         z = self.sample_z_mm
+        if isinstance(z, HeightDataset):
+            raise ScanError(f"{self.path}: the heights lie in {z.dataset}; the file is needed to read them")
         if isinstance(z, HeightRange):
-            heights = z.start + z.step * np.arange(count, dtype=np.float64)
+            heights = z.values(z.start, z.step, count)
         else:
             if isinstance(z, tuple) and len(z) != count:
                 raise ScanError(f"{self.path}: sample_z_mm lists {len(z)} heights for {count} exposures")
@@ -186,19 +217,86 @@ def resolve_angles(
         raise ScanError(f"{entry.path}: angles_rad is missing")
     if opened_file is None:
         raise ScanError(f"{entry.path}: the angles lie in {entry.angles_rad.dataset}; the file is needed to read them")
-    dataset, unit = entry.angles_rad.dataset, entry.angles_rad.unit
-    values, stored_unit = _read_angles(entry, opened_file, uri or entry.path, dataset)
-    claimed = next((u for u, names in _UNITS.items() if (stored_unit or "").strip().lower() in names), unit)
+    values = _read_finite(entry, opened_file, uri or entry.path, entry.angles_rad, ANGLE_UNITS, "angle")
+    return np.deg2rad(values) if entry.angles_rad.unit == "deg" else values
+
+
+def resolve_heights(
+    entry: FileEntry, count: int, opened_file: BinaryIO | None = None, uri: str | None = None
+) -> NDArray[np.float64]:
+    """Return how far the sample had moved along the axis in every exposure of a projection file.
+
+    The sign is that of the sample: it stood at +z where the height is positive, so that source and camera, seen from
+    the sample, stood at -z.
+
+    Parameters
+    ----------
+    entry : FileEntry
+        A projection file of the manifest.
+    count : int
+        Exposures of the file.
+    opened_file : seekable binary file, optional
+        The raw file; needed only if the heights lie in it.
+    uri : str, optional
+        Where the file lies; by default the path in the manifest.
+
+    Returns
+    -------
+    ndarray, shape (count,), float64, mm
+
+    Raises
+    ------
+    RawFormatError
+        If the dataset is missing or not one-dimensional.
+    ScanError
+        If there is another number of heights, one is not finite, or the file claims another unit than the manifest.
+    """
+    wanted = entry.sample_z_mm
+    if not isinstance(wanted, HeightDataset) or opened_file is None:
+        return entry.heights_mm(count)
+    if entry.reader == "dicom" and wanted.dataset == "sample_z":
+        values = _dicom_heights(entry, count, opened_file, uri or entry.path)
+        return -values if wanted.downwards else values
+    values = _read_finite(entry, opened_file, uri or entry.path, wanted, LENGTH_UNITS, "height")
+    if values.size != count:
+        raise ScanError(f"{entry.path}: {wanted.dataset} holds {values.size} heights for {count} exposures")
+    return values * (-MM_PER_UNIT[wanted.unit] if wanted.downwards else MM_PER_UNIT[wanted.unit])
+
+
+def _dicom_heights(entry: FileEntry, count: int, file: BinaryIO, uri: str) -> NDArray[np.float64]:
+    """Return the heights that a scanner mapping tells, which are in mm whatever their unit in the file."""
+    if entry.dataset is None:
+        raise ScanError(f"{entry.path}: no scanner mapping says where the height is; name one as dataset")
+    found = [value.sample_z_mm for value in dicom_frames.read_values(file, uri, entry.dataset)]
+    if any(value is None for value in found):
+        raise ScanError(f"{entry.path}: the scanner mapping {entry.dataset} does not say where sample_z is")
+    heights = np.array(found, dtype=np.float64)
+    if heights.size % count or np.ptp(heights.reshape(count, -1), axis=1).any():
+        raise ScanError(f"{entry.path}: {heights.size} frames do not have one height for each of {count} exposures")
+    return heights.reshape(count, -1)[:, 0]
+
+
+def _read_finite(
+    entry: FileEntry,
+    file: BinaryIO,
+    uri: str,
+    wanted: AngleDataset | HeightDataset,
+    units: dict[str, tuple[str, ...]],
+    noun: str,
+) -> NDArray[np.float64]:
+    dataset, unit = wanted.dataset, wanted.unit
+    values, stored_unit = _read_values(entry, file, uri, dataset)
+    claimed = next((u for u, names in units.items() if (stored_unit or "").strip().lower() in names), unit)
     if claimed != unit:
         raise ScanError(f"{entry.path}: {dataset} is stored in {stored_unit!r}, but the manifest says unit: {unit}")
     bad = np.flatnonzero(~np.isfinite(values))
     if bad.size or not values.size:
-        found = f"angle {bad[0]} is {values[bad[0]]}" if bad.size else "it is empty"
-        raise ScanError(f"{entry.path}: {dataset} must hold at least one angle, all finite, but {found}")
-    return np.deg2rad(values) if unit == "deg" else values
+        found = f"{noun} {bad[0]} is {values[bad[0]]}" if bad.size else "it is empty"
+        raise ScanError(f"{entry.path}: {dataset} must hold at least one {noun}, all finite, but {found}")
+    return values
 
 
-def _read_angles(entry: FileEntry, file: BinaryIO, uri: str, name: str) -> tuple[NDArray[np.float64], str | None]:
+def _read_values(entry: FileEntry, file: BinaryIO, uri: str, name: str) -> tuple[NDArray[np.float64], str | None]:
     if entry.reader == "nxtomo":
         return nxtomo.read_angles(file, uri, name, entry.dataset)
     if entry.reader == "dicom":

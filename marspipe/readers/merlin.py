@@ -270,13 +270,25 @@ def read(file: BinaryIO, entry: FrameEntry) -> Frame:
     if assembly is not None:
         return decode_raw(raw, assembly, depth, where)
     stored = np.dtype(entry.dtype).newbyteorder(">")
-    return native(np.frombuffer(raw, dtype=stored).reshape(entry.rows, entry.cols))
+    image = native(np.frombuffer(raw, dtype=stored).reshape(entry.rows, entry.cols))
+    _refuse_foreign_order(image, entry, where)
+    return image
 
 
 def read_many(file: BinaryIO, entries: Iterable[FrameEntry]) -> Iterator[Frame]:
     """Yield the counter images of many entries of one file, in their order."""
     for entry in entries:
         yield read(file, entry)
+
+
+def _refuse_foreign_order(image: Frame, entry: FrameEntry, where: str) -> None:
+    """Raise if the pixels exceed the counter's depth, but would fit it with their bytes the other way round."""
+    largest = 2 ** (entry.counter_depth_bits or 8 * image.itemsize) - 1
+    if image.itemsize > 1 and image.max() > largest >= image.byteswap().max():
+        raise RawFormatError(
+            f"{where}: pixels of up to {image.max()} exceed {entry.counter_depth_bits} bit and fit it byte-swapped: "
+            "the file was written little-endian, expected big-endian"
+        )
 
 
 def survey(file: BinaryIO, uri: str) -> MerlinSurvey:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from marspipe.errors import RawFormatError
 from marspipe.readers.merlin_assembly import Assembly
 
-_LARGEST_HALF = 4095  # of the 12-bit halves of a 24-bit count
+_LARGEST = {6: 63, 12: 4095, 24: 4095}  # of what is stored: a 24-bit count is two halves of 12 bit
 
 
 def raw_bytes(assembly: Assembly, depth: int) -> int:
@@ -51,7 +51,7 @@ def decode_raw(raw: bytes, assembly: Assembly, depth: int, where: str = "") -> N
     Raises
     ------
     RawFormatError
-        If the length is wrong, or a half of a 24-bit count exceeds 12 bit.
+        If the length is wrong, or a pixel exceeds its depth.
     """
     expected = raw_bytes(assembly, depth)
     if len(raw) != expected:
@@ -64,13 +64,11 @@ def decode_raw(raw: bytes, assembly: Assembly, depth: int, where: str = "") -> N
         pixels = words.view(np.uint8)
     else:
         pixels = words.view("<u2").astype(np.uint16, copy=False)
+    if depth in _LARGEST and (largest := int(pixels.max())) > _LARGEST[depth]:
+        what = "the halves of a raw 24-bit count" if depth == 24 else f"the pixels of a raw {depth}-bit image"
+        raise RawFormatError(f"{where}: {what} hold at most {_LARGEST[depth]}, found {largest}")
     if depth == 24:
         high, low = pixels.reshape(2, assembly.chip_rows, width)
-        largest = int(max(high.max(), low.max()))
-        if largest > _LARGEST_HALF:
-            raise RawFormatError(
-                f"{where}: the halves of a raw 24-bit count hold at most {_LARGEST_HALF}, found {largest}"
-            )
         stream = (high.astype(np.uint32) << np.uint32(12)) | low
     else:
         stream = pixels.reshape(assembly.chip_rows, width)

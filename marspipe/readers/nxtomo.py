@@ -7,7 +7,8 @@ In a manifest the same file is listed once per ``frame_type``, which picks its f
 are in none of the lists. ``dataset`` names an entry or a detector. Without it, every entry of the file with frames is
 a counter, in natural order of the names (counter 10 comes after counter 9): the definition has no energy dimension,
 and one entry per energy bin is how it is written. ``angles_rad: {dataset, unit}`` may hold an angle for every frame of
-the stack, of which those of the projections are taken, or one for every projection.
+the stack, of which those of the projections are taken, or one for every projection; so may ``sample_z_mm: {dataset,
+unit}``, for the translation along the rotation axis. ``control/data`` [frame] is the beam monitor.
 
 Orientation: rows and columns are taken as they are stored; see ``orientation`` in the manifest.
 
@@ -27,38 +28,25 @@ from numpy.typing import NDArray
 
 from marspipe.errors import RawFormatError
 from marspipe.readers import hdf5
-from marspipe.readers.files import guard
+from marspipe.readers.files import guard, printable
 from marspipe.readers.frames import Frame, FrameEntry, FrameType, clip_range, dtype_name
+from marspipe.readers.nxtomo_values import (
+    IMAGE_KEYS,
+    LENGTH_MM,
+    TIME_S,
+    Stack,
+    moment_of,
+    monitor_of,
+    of_projections,
+    per_frame,
+    single_value,
+    starts_of,
+    thresholds_of,
+)
 
 SUFFIXES = (".nxs", ".nx", ".nexus", ".h5", ".hdf5")
-IMAGE_KEYS: dict[FrameType, int] = {"projection": 0, "open_beam": 1, "dark": 2}
 INVALID = 3
-
-_LENGTH_MM = {"m": 1e3, "cm": 10.0, "mm": 1.0, "um": 1e-3, "µm": 1e-3, "μm": 1e-3, "micron": 1e-3, "nm": 1e-6}
-_TIME_S = {"s": 1.0, "second": 1.0, "seconds": 1.0, "ms": 1e-3, "us": 1e-6}
-_ENERGY_KEV = {"kev": 1.0, "ev": 1e-3, "mev": 1e3}
-
-
-@dataclass(frozen=True)
-class Stack:
-    """One stack of frames in an NXtomo file.
-
-    Attributes
-    ----------
-    entry, detector, data : str
-        HDF5 paths of the entry (``""`` if a detector outside any was named), the detector and its frames.
-    image_key : ndarray, shape (frames,), int
-        What every frame is.
-    """
-
-    entry: str
-    detector: str
-    data: str
-    image_key: NDArray[np.int64]
-
-    def frames(self, frame_type: FrameType) -> NDArray[np.int64]:
-        """Return the numbers of the frames of a type."""
-        return np.flatnonzero(self.image_key == IMAGE_KEYS[frame_type])
+_ENTRY_DEPTH = 4  # a group may hold itself
 
 
 @dataclass(frozen=True)
@@ -139,13 +127,15 @@ def index(
         stacks = _stacks(container, dataset)
         frames = stacks[0].frames(frame_type)
         shapes = [_require_stack(container, stack) for stack in stacks]
-        thresholds = _thresholds(container, stacks)
-        exposures = [_per_frame(container, f"{stack.detector}/count_time", stack, _TIME_S) for stack in stacks]
+        thresholds = thresholds_of(container, stacks)
+        exposures = [per_frame(container, f"{stack.detector}/count_time", stack, TIME_S) for stack in stacks]
+        monitors = [monitor_of(container, stack) for stack in stacks]
+        starts = [starts_of(container, stack) for stack in stacks]
     entries = []
     for number in clip_range(first, count, frames.size * len(stacks)):
         exposure, counter = divmod(number, len(stacks))
         place, (rows, cols, dtype) = int(frames[exposure]), shapes[counter]
-        seconds = exposures[counter]
+        seconds, monitor, began = exposures[counter], monitors[counter], starts[counter]
         entries.append(
             FrameEntry(
                 uri=uri,
@@ -160,6 +150,8 @@ def index(
                 dtype=dtype_name(dtype),
                 thresholds_kev=thresholds,
                 exposure_s=None if seconds is None else float(seconds[place]),
+                acquired_at=None if began is None else moment_of(began, place),
+                monitor=None if monitor is None else float(monitor[place]),
             )
         )
     return entries
@@ -186,7 +178,7 @@ read_many = hdf5.read_many
 def read_angles(
     file: BinaryIO, uri: str, angles: str, dataset: str | None = None
 ) -> tuple[NDArray[np.float64], str | None]:
-    """Return the angles of the projections, and the unit they claim.
+    """Return the angles (or heights) of the projections, and the unit they claim.
 
     Parameters
     ----------
@@ -195,7 +187,7 @@ def read_angles(
     uri : str
         Its name, for messages.
     angles : str
-        HDF5 path of the angles.
+        HDF5 path of the values.
     dataset : str, optional
         Entry or detector, as in :func:`index`.
 
@@ -214,7 +206,7 @@ def read_angles(
     with hdf5.opened(file, uri) as container:
         stack = _stacks(container, dataset)[0]
         values, unit = container.numbers(angles)
-        return _of_projections(values, stack, f"{uri}: {angles}"), unit
+        return of_projections(values, stack, f"{uri}: {angles}"), unit
 
 
 def describe(file: BinaryIO, uri: str, dataset: str | None = None) -> Description:
@@ -223,17 +215,17 @@ def describe(file: BinaryIO, uri: str, dataset: str | None = None) -> Descriptio
         stacks = _stacks(container, dataset)
         head = stacks[0]
         rows, cols, dtype = _require_stack(container, head)
-        pitch = [_single(container, f"{head.detector}/{axis}_pixel_size", _LENGTH_MM) for axis in "yx"]
-        seconds = _per_frame(container, f"{head.detector}/count_time", head, _TIME_S)
+        pitch = [single_value(container, f"{head.detector}/{axis}_pixel_size", LENGTH_MM) for axis in "yx"]
+        seconds = per_frame(container, f"{head.detector}/count_time", head, TIME_S)
         angle_dataset = _rotation(container, head)
         angles: NDArray[np.float64] | None = None
         unit: str | None = None
         if angle_dataset is not None:
             values, unit = container.numbers(angle_dataset)
-            angles = _of_projections(values, head, f"{uri}: {angle_dataset}")
+            angles = of_projections(values, head, f"{uri}: {angle_dataset}")
         translations = {}
         for axis in "xyz":
-            moved = _per_frame(container, f"{head.entry}/sample/{axis}_translation", head, _LENGTH_MM)
+            moved = per_frame(container, f"{head.entry}/sample/{axis}_translation", head, LENGTH_MM)
             if moved is not None:
                 translations[axis] = moved[head.frames("projection")]
         counts: dict[str, int] = {name: int(head.frames(name).size) for name in IMAGE_KEYS}
@@ -243,9 +235,9 @@ def describe(file: BinaryIO, uri: str, dataset: str | None = None) -> Descriptio
             dtype=dtype_name(dtype),
             counts={**counts, "invalid": int(np.count_nonzero(head.image_key == INVALID))},
             pixel_pitch_mm=None if pitch[0] is None or pitch[1] is None else (pitch[0], pitch[1]),
-            distance_mm=_single(container, f"{head.detector}/distance", _LENGTH_MM),
+            distance_mm=single_value(container, f"{head.detector}/distance", LENGTH_MM),
             exposure_s=float(seconds[0]) if seconds is not None and np.ptp(seconds) == 0 else None,
-            thresholds_kev=_thresholds(container, stacks),
+            thresholds_kev=thresholds_of(container, stacks),
             angle_dataset=angle_dataset,
             angle_unit=unit,
             angles=angles,
@@ -328,56 +320,11 @@ def _rotation(container: hdf5.Container, stack: Stack) -> str | None:
     return None if not stack.entry or container.find(path) is None else path
 
 
-def _of_projections(values: NDArray[np.float64], stack: Stack, where: str) -> NDArray[np.float64]:
-    projections = stack.frames("projection")
-    if values.size == stack.image_key.size:
-        return values[projections]
-    if values.size != projections.size:
-        raise RawFormatError(
-            f"{where} has {values.size} values, expected one for each of the {stack.image_key.size} frames or of the "
-            f"{projections.size} projections"
-        )
-    return values
-
-
-def _per_frame(
-    container: hdf5.Container, path: str, stack: Stack, units: dict[str, float]
-) -> NDArray[np.float64] | None:
-    """Return a value for every frame of the stack, scaled by its unit; None if there is none with a known unit."""
-    if container.find(path) is None:
-        return None
-    values, unit = container.numbers(path, scalar=True)
-    scale = _scale(unit, units)
-    if values.size not in (1, stack.image_key.size):
-        raise RawFormatError(
-            f"{container.uri}: {path} has {values.size} values, expected one, or one for each of the "
-            f"{stack.image_key.size} frames"
-        )
-    return None if scale is None else np.broadcast_to(values * scale, stack.image_key.shape)
-
-
-def _single(container: hdf5.Container, path: str, units: dict[str, float]) -> float | None:
-    if container.find(path) is None:
-        return None
-    values, unit = container.numbers(path, scalar=True)
-    scale = _scale(unit, units)
-    return None if scale is None or values.size != 1 else float(values[0]) * scale
-
-
-def _scale(unit: str | None, units: dict[str, float]) -> float | None:
-    if unit is None:
-        return 1.0 if units is _TIME_S else None  # count_time is in s by the definition; a length is not guessed
-    return units.get(unit.strip().lower())
-
-
-def _thresholds(container: hdf5.Container, stacks: list[Stack]) -> tuple[float, ...]:
-    values = [_single(container, f"{stack.detector}/threshold_energy", _ENERGY_KEV) for stack in stacks]
-    return tuple(value for value in values if value is not None) if None not in values else ()
-
-
 def _entries(container: hdf5.Container, group: Any, path: str) -> Iterator[tuple[str, Any]]:
     """Yield the entries of a file and the subentries within them."""
     for name, child in _groups(container, group, ("NXentry", "NXsubentry")):
+        if path.count("/") >= _ENTRY_DEPTH:
+            raise RawFormatError(f"{container.uri}: {path}/{name} lies more than {_ENTRY_DEPTH} entries deep")
         yield f"{path}/{name}", child
         yield from _entries(container, child, f"{path}/{name}")
 
@@ -396,9 +343,11 @@ def _groups(container: hdf5.Container, group: Any, classes: tuple[str, ...]) -> 
     found = []
     with guard(f"{container.uri}: groups"):
         for name in group:
+            if printable(name) != name:
+                raise RawFormatError(f"{container.uri}: the name of a group is not UTF-8: {printable(name)}")
             if isinstance(group.get(name, getlink=True), h5py.HardLink):
                 child = group[name]
-                if isinstance(child, h5py.Group) and hdf5.text(child.attrs.get("NX_class")) in classes:
+                if isinstance(child, h5py.Group) and hdf5.attribute(child, "NX_class") in classes:
                     found.append((name, child))
     return found
 

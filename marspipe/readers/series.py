@@ -7,6 +7,7 @@ The manifest names the series file where it would name a raw file::
     frames_per_file: 1
     counters: 1
     angles: {unit: deg, values: [-88.2, -86.2]}
+    heights: {unit: mm, values: [0.0, 0.5]}
     exposure_s: 0.3
 
 Frames follow each other exposure by exposure, the counters of an exposure in order. Files lie in the folder of the
@@ -66,6 +67,13 @@ class SeriesAngles(StrictModel):
     values: tuple[float, ...] = Field(min_length=1)
 
 
+class SeriesHeights(StrictModel):
+    """Heights of the sample in the exposures."""
+
+    unit: Literal["mm", "um", "cm", "m"]
+    values: tuple[float, ...] = Field(min_length=1)
+
+
 class Series(StrictModel):
     """A series file."""
 
@@ -74,6 +82,7 @@ class Series(StrictModel):
     frames_per_file: int = Field(1, ge=1, le=MAX_FRAMES)
     counters: int = Field(1, ge=1, le=64, description="Counters of an exposure; its frames follow each other.")
     angles: SeriesAngles | None = None
+    heights: SeriesHeights | None = None
     exposure_s: float | None = Field(None, gt=0)
     thresholds_kev: tuple[float, ...] = ()
 
@@ -116,10 +125,14 @@ def read_series(file: BinaryIO, uri: str) -> Series:
 
 
 def series_angles(series: Series, uri: str, name: str) -> tuple[NDArray[np.float64], str]:
-    """Return the angles of a series and their unit; ``name`` is what the manifest calls them: ``angles``."""
-    if name != "angles" or series.angles is None:
-        raise RawFormatError(f"{uri}: there is no {name!r}; a series file gives its angles as angles: {{unit, values}}")
-    return np.array(series.angles.values, dtype=np.float64), series.angles.unit
+    """Return the angles or heights of a series and their unit; ``name`` is ``angles`` or ``heights``."""
+    listed = {"angles": series.angles, "heights": series.heights}.get(name)
+    if listed is None:
+        raise RawFormatError(
+            f"{uri}: there is no {name!r}; a series file gives its angles as angles: {{unit, values}}, its heights as "
+            "heights: {unit, values}"
+        )
+    return np.array(listed.values, dtype=np.float64), listed.unit
 
 
 def index_series(

@@ -186,7 +186,8 @@ def _opened(file: BinaryIO, uri: str) -> Iterator[Any]:
 def _frame_form(page: Any, where: str) -> tuple[int, int, np.dtype[Any]]:
     """Return rows, columns and pixel type of a page; RawFormatError if it is not a frame that is read."""
     dtype = page.dtype
-    if dtype is None or dtype_name(np.dtype(dtype)) not in PIXEL_TYPES:
+    whole = dtype is not None and page.bitspersample == 8 * np.dtype(dtype).itemsize  # not 12 bits of 16, packed
+    if not whole or dtype_name(np.dtype(dtype)) not in PIXEL_TYPES:
         raise RawFormatError(
             f"{where} has pixels of {dtype} ({page.bitspersample} bit), expected one of {', '.join(PIXEL_TYPES)}"
         )

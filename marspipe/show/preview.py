@@ -1,4 +1,4 @@
-"""Pictures for a first look: mid slices of a volume, one raw frame."""
+"""Pictures for a first look: mid slices of a volume."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from typing import Any, BinaryIO, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from marspipe.errors import InputError
 from marspipe.scan.energy import EnergyBin
 from marspipe.scan.grid import AXES, VolumeGrid
 from marspipe.show.figure import FONT, INK, Sheet, add_color_bar, add_scale_bar, set_ticks, value_range
@@ -119,65 +118,6 @@ def draw_preview(volume: SlicedVolume) -> Sheet:
         add_color_bar(
             sheet, shown, "attenuation [1/mm]", left_in=bar_left, top_in=middle - 0.5 * row_height, height_in=row_height
         )
-    return sheet
-
-
-def write_frame_picture(
-    frame: NDArray[np.number], target: str | Path | BinaryIO, title: str, *, label: str = "counts"
-) -> None:
-    """Write a PNG of one raw frame with a gray scale of its values.
-
-    Parameters
-    ----------
-    frame : ndarray, any number type, shape (rows, columns)
-        ``[row v, column u]``; row 0 is drawn at the bottom, as v grows upwards.
-    target : path or binary file
-        Where the PNG goes.
-    title : str
-        What the frame is.
-    label : str
-        What the values are.
-
-    Raises
-    ------
-    InputError
-        If the frame is not an image.
-    """
-    draw_frame(frame, title, label).save(target)
-
-
-def draw_frame(frame: NDArray[np.number], title: str, label: str) -> Sheet:
-    """Return the page that :func:`write_frame_picture` writes."""
-    if frame.ndim != 2 or frame.size == 0:
-        raise InputError(f"a frame must have rows and columns, got shape {frame.shape}")
-    rows, cols = frame.shape
-    scale = min(6.0 / cols, 5.0 / rows)
-    width, height = max(cols * scale, 0.6), max(rows * scale, 0.6)
-    sheet = Sheet(max(0.8 + width + BAR_GAP_IN + RIGHT_IN, 5.0), 0.78 + height + 0.6)
-    values = frame.astype(np.float64)
-    finite = values[np.isfinite(values)]
-    summary = f"{rows} rows × {cols} columns, {frame.dtype.name}"
-    if finite.size:
-        summary += f"; min {finite.min():.6g}, mean {finite.mean():.6g}, max {finite.max():.6g}"
-    sheet.title(title, summary, size=FONT + 2)
-    low, high = value_range([finite if finite.size else np.zeros(1)], 0.1, 99.9)
-    factors = (math.ceil(rows / (2 * LARGEST_SIDE_PX)), math.ceil(cols / (2 * LARGEST_SIDE_PX)))
-    image = _reduced(values, factors)
-    axes = sheet.axes(0.8, 0.78, width, height)
-    shown = axes.imshow(
-        image,
-        cmap="gray",
-        vmin=low,
-        vmax=high,
-        origin="lower",
-        extent=(-0.5, image.shape[1] * factors[1] - 0.5, -0.5, image.shape[0] * factors[0] - 0.5),
-        aspect="auto",
-    )
-    axes.set_facecolor("#7fa7d9")  # pixels that are no number
-    axes.set_xlabel("column u [px]", size=FONT, color=INK)
-    axes.set_ylabel("row v [px]", size=FONT, color=INK)
-    set_ticks(axes, width, height)
-    add_color_bar(sheet, shown, label, left_in=0.8 + width + BAR_GAP_IN, top_in=0.78, height_in=height)
     return sheet
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import struct
 from collections.abc import Callable
+from datetime import datetime
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from marspipe.errors import InputError
-from marspipe.simulate.acquisition import Acquisition, Stream
-from marspipe.simulate.tiff import streams_in_order
+from marspipe.simulate.acquisition import Acquisition
+from marspipe.simulate.manifest_entries import manifest_heights
+from marspipe.simulate.parts import Part, Stream
 
 MAPPING = "example"
 CREATOR = "MARSPIPE EXAMPLE"
@@ -34,7 +36,9 @@ _UNDEFINED = 0xFFFFFFFF
 def write_dicom(
     directory: Path, acquisition: Acquisition, report: Callable[[], None], *, run_lengths: bool = False
 ) -> list[dict[str, Any]]:
-    """Write a scan frame by frame; the counters of an exposure follow each other. Equal settings give equal bytes.
+    """Write what is taken at one camera position, frame by frame; equal settings give equal bytes.
+
+    The counters of an exposure follow each other.
 
     Parameters
     ----------
@@ -62,30 +66,31 @@ def write_dicom(
     n_counters = len(settings.counters)
     bits = 16 if settings.counter_depth_bits <= 16 else 32
     entries = []
-    for name, stream, count, keys in streams_in_order(acquisition):
-        nbytes = count * n_counters * rows * cols * bits // 8
+    for part in acquisition.parts:
+        name = f"{acquisition.prefix}{part.name}"
+        nbytes = part.count * n_counters * rows * cols * bits // 8
         if nbytes >= _UNDEFINED - 1 and not run_lengths:
             raise InputError(f"{name}.dcm: {nbytes} bytes of pixels are more than the 4 GiB that DICOM can say")
         with (directory / f"{name}.dcm").open("wb") as file:
-            file.write(_header(acquisition, name, stream, count, bits, _RLE if run_lengths else _EXPLICIT))
+            file.write(_header(acquisition, name, part, bits, _RLE if run_lengths else _EXPLICIT))
             file.write(_element(0x7FE0, 0x0010, "OW", b"", _UNDEFINED if run_lengths else nbytes + nbytes % 2))
             if run_lengths:
                 file.write(_item(b""))
-            for counters in acquisition.frames(stream, count):
+            for counters in acquisition.frames_of(part):
                 for frame in counters:
                     stored = frame.astype(f"<u{bits // 8}")
                     file.write(_item(_rle(stored)) if run_lengths else stored.tobytes())
                 report()
             if run_lengths:
                 file.write(struct.pack("<HHI", 0xFFFE, 0xE0DD, 0))
-        entry = {"path": f"{name}.dcm", "reader": "dicom", "dataset": MAPPING, **keys}
-        if stream is Stream.PROJECTION:
-            entry["angles_rad"] = {"dataset": "angle", "unit": "deg"}
+        entry = {"path": f"{name}.dcm", "reader": "dicom", "dataset": MAPPING, **part.keys}
+        if part.stream is Stream.PROJECTION:
+            entry |= {"angles_rad": {"dataset": "angle", "unit": "deg"}, **manifest_heights(settings)}
         entries.append(entry)
     return entries
 
 
-def _header(acquisition: Acquisition, name: str, stream: Stream, count: int, bits: int, syntax: str) -> bytes:
+def _header(acquisition: Acquisition, name: str, part: Part, bits: int, syntax: str) -> bytes:
     """Return all before the pixels."""
     settings = acquisition.settings
     uid = _uid(settings.scan_id, str(settings.seed), name, syntax)
@@ -99,29 +104,32 @@ def _header(acquisition: Acquisition, name: str, stream: Stream, count: int, bit
         )
     )
     n_counters = len(settings.counters)
-    angles = np.rad2deg(acquisition.geometry.angles_rad)
+    angles, heights = np.zeros(part.count), np.zeros(part.count)
+    if part.stream is Stream.PROJECTION:
+        angles, heights = np.rad2deg(acquisition.geometry.angles_rad), settings.heights_mm()
     groups = b"".join(
-        _item(_frame_group(float(angles[exposure]) if stream is Stream.PROJECTION else 0.0, counter))
-        for exposure in range(count)
+        _item(_frame_group(float(angles[exposure]), float(heights[exposure]), part.start_of(exposure), counter))
+        for exposure in range(part.count)
         for counter in range(n_counters)
     )
     thresholds = struct.pack(f"<{n_counters}d", *(counter.threshold_kev for counter in settings.counters))
     rows, cols = settings.detector_shape
+    position_v, position_u = settings.camera_positions_mm[acquisition.tile]
     dataset = (
         _element(0x0008, 0x0016, "UI", _uid_text(_STORAGE)),
         _element(0x0008, 0x0018, "UI", _uid_text(uid)),
         _element(0x0008, 0x0060, "CS", b"OT"),
         _element(0x0010, 0x0020, "LO", _text(settings.scan_id[:64])),
-        _element(0x0018, 0x9328, "FD", struct.pack("<d", 1e3 * acquisition.exposure_s)),
+        _element(0x0018, 0x9328, "FD", struct.pack("<d", 1e3 * part.exposure_s)),
         _element(0x0019, 0x0010, "LO", _text(CREATOR)),
-        _element(0x0019, 0x1001, "FD", struct.pack("<d", 0.0)),
-        _element(0x0019, 0x1002, "FD", struct.pack("<d", 0.0)),
+        _element(0x0019, 0x1001, "FD", struct.pack("<d", 1e3 * position_u)),  # um
+        _element(0x0019, 0x1002, "FD", struct.pack("<d", 1e3 * position_v)),
         _element(0x0019, 0x1003, "FD", thresholds),
         _element(0x0020, 0x000D, "UI", _uid_text(_uid(settings.scan_id, "study"))),
         _element(0x0020, 0x000E, "UI", _uid_text(_uid(settings.scan_id, "series"))),
         _element(0x0028, 0x0002, "US", struct.pack("<H", 1)),
         _element(0x0028, 0x0004, "CS", _text("MONOCHROME2")),
-        _element(0x0028, 0x0008, "IS", _text(str(count * n_counters))),
+        _element(0x0028, 0x0008, "IS", _text(str(part.count * n_counters))),
         _element(0x0028, 0x0010, "US", struct.pack("<H", rows)),
         _element(0x0028, 0x0011, "US", struct.pack("<H", cols)),
         _element(0x0028, 0x0100, "US", struct.pack("<H", bits)),
@@ -134,13 +142,15 @@ def _header(acquisition: Acquisition, name: str, stream: Stream, count: int, bit
     return bytes(128) + b"DICM" + length + meta + b"".join(dataset)
 
 
-def _frame_group(angle_deg: float, counter: int) -> bytes:
+def _frame_group(angle_deg: float, height_mm: float, start: datetime, counter: int) -> bytes:
+    started = _element(0x0018, 0x9074, "DT", _text(start.strftime("%Y%m%d%H%M%S.%f%z")))  # FrameAcquisitionDateTime
     return b"".join(
         (
-            _element(0x0018, 0x1130, "DS", _text("0")),
+            _element(0x0018, 0x1130, "DS", _text(f"{height_mm:.10g}")),
             _element(0x0018, 0x1510, "DS", _text(f"{angle_deg:.10g}")),
             _element(0x0019, 0x0010, "LO", _text(CREATOR)),
             _element(0x0019, 0x1004, "US", struct.pack("<H", counter)),
+            _element(0x0020, 0x9111, "SQ", _item(started)),  # FrameContentSequence
         )
     )
 

@@ -202,6 +202,15 @@ def write_merlin_header_file(
     file.write(text.encode("ascii", "replace").ljust(HEADER_FILE_BYTES))
 
 
+def assembly_of(
+    shape: Sequence[int], layout: str, *, counter_depth_bits: int, color_mode: bool = False, raw: bool = False
+) -> Assembly:
+    """Return the chips of the images that :func:`write_merlin` would write; InputError if it would not."""
+    camera = _Camera(counter_depth_bits, color_mode, (), 1.0, datetime(2000, 1, 1, tzinfo=UTC), layout, raw, "full", 1)
+    camera.check()
+    return camera.assembly(shape[0], shape[1], f"Merlin layout {layout}")
+
+
 @dataclass(frozen=True)
 class _Camera:
     """What all records of a file have in common."""

@@ -3,34 +3,35 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
-from datetime import timedelta
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from marspipe.errors import InputError, OutputExistsError
 from marspipe.readers.manifest import FILE_NAME, ScanManifest
 from marspipe.scan.spectra import material_label
-from marspipe.simulate.acquisition import Acquisition, Stream
+from marspipe.simulate.acquisition import Acquisition
 from marspipe.simulate.data_exchange import write_data_exchange
-from marspipe.simulate.merlin_writer import write_merlin, write_merlin_header_file
-from marspipe.simulate.settings import SimulationSettings
+from marspipe.simulate.dicom_frames import write_dicom
+from marspipe.simulate.merlin_scan import write_merlin_scan
+from marspipe.simulate.nxtomo import write_nxtomo
+from marspipe.simulate.parts import exposures_of
+from marspipe.simulate.settings import Format, SimulationSettings
+from marspipe.simulate.tiff import write_tiff
 from marspipe.simulate.truth import truth
+from marspipe.simulate.truth_files import write_truth_files
 
 Progress = Callable[[int, int], None]
+# Writes what is taken at one camera position, and returns its files for the manifest.
+Writer = Callable[[Path, Acquisition, Callable[[], None]], list[dict[str, Any]]]
 
-DATA_EXCHANGE_FILE = "scan.h5"
-# Raw Merlin files in the order of their acquisition: name, frames, frame type, when.
-MERLIN_FILES = (
-    ("dark.mib", Stream.DARK, "dark", "before"),
-    ("open_beam_before.mib", Stream.OPEN_BEAM_BEFORE, "open_beam", "before"),
-    ("projections.mib", Stream.PROJECTION, "projection", None),
-    ("open_beam_after.mib", Stream.OPEN_BEAM_AFTER, "open_beam", "after"),
-)
-_PAUSE_S = 10.0  # between one file and the next: the sample moves in or out
+WRITERS: dict[Format, Writer] = {
+    "merlin": write_merlin_scan,
+    "data_exchange": write_data_exchange,
+    "nxtomo": write_nxtomo,
+    "tiff": write_tiff,
+    "dicom": write_dicom,
+}
 
 
 def simulate_scan(
@@ -48,7 +49,8 @@ def simulate_scan(
     Parameters
     ----------
     directory : Path or str
-        Where; made if missing. Receives the raw files, ``scan.yaml`` and ``truth/truth.json``.
+        Where; made if missing. Receives the raw files, ``scan.yaml`` and ``truth/truth.json``; with defects, further
+        files of truth, see :mod:`marspipe.simulate.truth_files`.
     settings : SimulationSettings, optional
         The scan; by default 180 views of a single Medipix3 chip in color mode, four bins.
     overwrite : bool
@@ -78,10 +80,13 @@ def simulate_scan(
             if not overwrite:
                 raise OutputExistsError(f"{manifest} is already there; remove the scan or ask to overwrite it")
             manifest.unlink()
-        report = _Report(_frame_count(settings), progress)
-        write = _write_data_exchange if settings.format == "data_exchange" else _write_merlin
-        files = write(directory, acquisition, report)
+        report = _Report(exposures_of(settings), progress)
+        files = []
+        for tile in range(len(settings.camera_positions_mm)):
+            for file in WRITERS[settings.format](directory, acquisition.at(tile), report):
+                files.append({**file, "tile": tile})
         (directory / "truth").mkdir(exist_ok=True)
+        write_truth_files(directory / "truth", acquisition)
         text = json.dumps(truth(acquisition), indent=1, ensure_ascii=False)
         (directory / "truth" / "truth.json").write_text(text + "\n", encoding="utf-8")
         manifest.write_text(_manifest(settings, files).to_yaml(), encoding="utf-8")
@@ -102,68 +107,10 @@ class _Report:
             self.progress(self.done, self.total)
 
 
-def _frame_count(settings: SimulationSettings) -> int:
-    return settings.darks + 2 * settings.open_beams + settings.views
-
-
-def _count_of(stream: Stream, settings: SimulationSettings) -> int:
-    if stream is Stream.PROJECTION:
-        return settings.views
-    return settings.darks if stream is Stream.DARK else settings.open_beams
-
-
-def _write_merlin(directory: Path, acquisition: Acquisition, report: _Report) -> list[dict[str, Any]]:
-    settings = acquisition.settings
-    thresholds = [counter.threshold_kev for counter in settings.counters]
-    start = settings.start_time
-    files = []
-    for name, stream, frame_type, time in MERLIN_FILES:
-        count = _count_of(stream, settings)
-        camera: dict[str, Any] = {
-            "counter_depth_bits": settings.counter_depth_bits,
-            "counters_per_exposure": len(thresholds),
-            "color_mode": len(thresholds) > 2,  # fine-pitch pixels have two counters
-            "thresholds_kev": thresholds,
-            "exposure_s": acquisition.exposure_s,
-            "start_time": start,
-        }
-        with (directory / name).open("wb") as file:
-            write_merlin(file, _images(acquisition, stream, count, report), **camera)
-        with (directory / name).with_suffix(".hdr").open("wb") as file:
-            write_merlin_header_file(file, frames=count, charge_summing=True, **camera)
-        start += timedelta(seconds=count * acquisition.exposure_s + _PAUSE_S)
-        entry = {"path": name, "reader": "merlin", "frame_type": frame_type, "exposure_s": acquisition.exposure_s}
-        if time is not None:
-            entry["time"] = time
-        else:
-            entry["angles_rad"] = {"start": 0.0, "step": settings.angle_step_rad, "count": settings.views}
-        files.append(entry)
-    return files
-
-
-def _images(
-    acquisition: Acquisition, stream: Stream, count: int, report: _Report
-) -> Iterator[NDArray[np.unsignedinteger]]:
-    dtype = np.uint16 if acquisition.settings.counter_depth_bits <= 16 else np.uint32
-    for counters in acquisition.frames(stream, count):
-        yield from counters.astype(dtype, copy=False)
-        report()
-
-
-def _write_data_exchange(directory: Path, acquisition: Acquisition, report: _Report) -> list[dict[str, Any]]:
-    write_data_exchange(directory / DATA_EXCHANGE_FILE, acquisition, report)
-    common = {"path": DATA_EXCHANGE_FILE, "reader": "data_exchange", "exposure_s": acquisition.exposure_s}
-    angles = {"dataset": "/exchange/theta", "unit": "deg"}
-    return [
-        {**common, "frame_type": "projection", "angles_rad": angles},
-        {**common, "frame_type": "open_beam"},
-        {**common, "frame_type": "dark"},
-    ]
-
-
 def _manifest(settings: SimulationSettings, files: list[dict[str, Any]]) -> ScanManifest:
     geometry = settings.geometry().to_dict()
-    del geometry["angles_rad"]
+    for of_views in ("angles_rad", "source_z_mm"):
+        geometry.pop(of_views, None)
     names = ", ".join(insert.label for insert in settings.phantom.inserts)
     body = material_label(settings.phantom.body_material)
     return ScanManifest.model_validate(
@@ -180,6 +127,7 @@ def _manifest(settings: SimulationSettings, files: list[dict[str, Any]]) -> Scan
             "counters": [
                 {"counter": c.index, "mode": c.mode, "threshold_kev": c.threshold_kev} for c in settings.counters
             ],
+            "camera_positions_mm": settings.camera_positions_mm,
             "files": files,
         }
     )

@@ -1,4 +1,7 @@
-"""A simulated scan as multi-page TIFF files, each with the series file that says what a TIFF cannot."""
+"""A simulated scan as multi-page TIFF files, each with the series file that says what a TIFF cannot.
+
+Times are in neither: a TIFF's DateTime has no time zone.
+"""
 
 from __future__ import annotations
 
@@ -10,23 +13,9 @@ import numpy as np
 import tifffile
 import yaml
 
-from marspipe.simulate.acquisition import Acquisition, Stream
-
-
-def streams_in_order(acquisition: Acquisition) -> list[tuple[str, Stream, int, dict[str, Any]]]:
-    """Return name, stream, number of exposures and manifest keys of every file, in the order of acquisition."""
-    settings = acquisition.settings
-    return [
-        ("dark", Stream.DARK, settings.darks, {"frame_type": "dark", "time": "before"}),
-        (
-            "open_beam_before",
-            Stream.OPEN_BEAM_BEFORE,
-            settings.open_beams,
-            {"frame_type": "open_beam", "time": "before"},
-        ),
-        ("projections", Stream.PROJECTION, settings.views, {"frame_type": "projection"}),
-        ("open_beam_after", Stream.OPEN_BEAM_AFTER, settings.open_beams, {"frame_type": "open_beam", "time": "after"}),
-    ]
+from marspipe.simulate.acquisition import Acquisition
+from marspipe.simulate.manifest_entries import manifest_heights
+from marspipe.simulate.parts import Stream
 
 
 def write_tiff(
@@ -37,7 +26,9 @@ def write_tiff(
     exposures_per_file: int | None = None,
     big_endian: bool = False,
 ) -> list[dict[str, Any]]:
-    """Write a scan frame by frame; the counters of an exposure follow each other. Equal settings give equal bytes.
+    """Write what is taken at one camera position, frame by frame; equal settings give equal bytes.
+
+    The counters of an exposure follow each other.
 
     Parameters
     ----------
@@ -61,9 +52,10 @@ def write_tiff(
     n_counters = len(settings.counters)
     dtype = np.dtype(np.uint16 if settings.counter_depth_bits <= 16 else np.uint32)
     entries = []
-    for name, stream, count, keys in streams_in_order(acquisition):
+    for part in acquisition.parts:
+        name, count = f"{acquisition.prefix}{part.name}", part.count
         per_file = count if exposures_per_file is None else exposures_per_file
-        frames = acquisition.frames(stream, count)
+        frames = acquisition.frames_of(part)
         for number in range(count // per_file):
             # A large file needs the 64-bit form; the smaller one is what every program reads.
             big = per_file * n_counters * (dtype.itemsize * int(np.prod(settings.detector_shape)) + 512) > 2**32 - 2**25
@@ -85,13 +77,13 @@ def write_tiff(
             "files": {"pattern": f"{name}_#####.tif", "first": 0, "count": count // per_file},
             "frames_per_file": per_file * n_counters,
             "counters": n_counters,
-            "exposure_s": float(acquisition.exposure_s),
+            "exposure_s": float(part.exposure_s),
             "thresholds_kev": [counter.threshold_kev for counter in settings.counters],
         }
-        entry = {"path": f"{name}.yaml", "reader": "tiff", **keys}
-        if stream is Stream.PROJECTION:
+        entry = {"path": f"{name}.yaml", "reader": "tiff", **part.keys}
+        if part.stream is Stream.PROJECTION:
             series["angles"] = {"unit": "deg", "values": np.rad2deg(acquisition.geometry.angles_rad).tolist()}
-            entry["angles_rad"] = {"dataset": "angles", "unit": "deg"}
+            entry |= {"angles_rad": {"dataset": "angles", "unit": "deg"}, **manifest_heights(settings)}
         text = yaml.safe_dump(series, sort_keys=False, default_flow_style=None, width=120)
         (directory / f"{name}.yaml").write_text(text, encoding="utf-8")
         entries.append(entry)

@@ -53,7 +53,7 @@ class TableSchema:
 
 @cache
 def table_schema(table: str) -> TableSchema:
-    """Return the schema of ``frames``, ``calibration``, ``bands`` or ``volume``."""
+    """Return the schema of ``frames``, ``calibration``, ``pixel_flags``, ``bands`` or ``volume``."""
     raw: dict[str, Any] = json.loads(resource_path(f"schemas/{table}.json").read_text(encoding="utf-8"))
     columns = tuple(Column(**column) for column in raw["columns"])
     unknown = {c.type for c in columns} - set(ARROW_TYPES)

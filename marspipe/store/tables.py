@@ -49,9 +49,11 @@ def write_table(data: DataFrame, uri: str, *, row_group_bytes: int, row_group_ro
         .option("parquet.page.size.row.check.min", "1")
         .option("parquet.page.size.row.check.max", "1")
         .option("parquet.enable.dictionary", "false")
-        .option("parquet.column.statistics.enabled#pixels", "false")
         .option("mapreduce.fileoutputcommitter.marksuccessfuljobs", "false")
     )
+    for field in data.schema.fields:
+        if isinstance(field.dataType, T.BinaryType):
+            writer = writer.option(f"parquet.column.statistics.enabled#{field.name}", "false")
     if row_group_rows is not None:
         writer = writer.option("parquet.block.row.count.limit", str(row_group_rows))
     writer.parquet(uri)

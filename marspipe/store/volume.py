@@ -17,6 +17,7 @@ from marspipe.scan.grid import AXES, VolumeGrid
 from marspipe.store import storage
 from marspipe.store.blobs import checksum, pixels_of
 from marspipe.store.commit import require_committed
+from marspipe.store.pixel_flags import PIXEL_FLAGS_FOLDER, read_pixel_flags
 
 Float32Array = NDArray[np.float32]
 
@@ -144,6 +145,25 @@ class Volume:
         if missing.size:
             raise RunError(f"{self.uri}: bin {bin} has no complete slice z = {missing[0] + z0}; files are missing")
         return out
+
+    def pixel_flags(self, bin: int = 0, tile: int = 0) -> NDArray[np.uint8]:
+        """Return which detector pixels were not believed, and why.
+
+        Parameters
+        ----------
+        bin : int
+            Energy bin.
+        tile : int
+            Camera position.
+
+        Returns
+        -------
+        ndarray, shape (v, u), uint8
+            Bits of :class:`marspipe.preprocess.bad_pixels.PixelFlag`; 0 is a good pixel.
+        """
+        flags = read_pixel_flags(storage.join(self.uri, PIXEL_FLAGS_FOLDER), tile, len(self.bins))
+        of_bin: NDArray[np.uint8] = flags[self._bin(bin)]
+        return of_bin
 
     def _bin(self, bin: int) -> int:
         number = operator.index(bin)

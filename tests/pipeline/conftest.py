@@ -9,13 +9,14 @@ import pytest
 from pyspark.sql import SparkSession
 
 from marspipe.pipeline.ingest import RawScan, ingest, open_scan
-from marspipe.preprocess.chain import Calibration, Preprocessor
+from marspipe.preprocess.chain import Preprocessor
 from marspipe.readers.manifest import scan_geometry
 from marspipe.recon.fdk import fdk
 from marspipe.scan.energy import counter_bins
 from marspipe.scan.grid import VolumeGrid
 from marspipe.simulate import simulate_scan
-from tests.pipeline.scans import SIDE, OneProcess, quiet, read_counters, settings
+from tests.pipeline.calibrations import calibration_of, frames_and_times
+from tests.pipeline.scans import SIDE, OneProcess, quiet, settings
 
 
 @pytest.fixture(scope="session")
@@ -34,14 +35,11 @@ def frames_uri(spark: SparkSession, raw_scan: RawScan, tmp_path_factory: pytest.
 
 @pytest.fixture(scope="session")
 def one_process(raw_scan: RawScan) -> OneProcess:
-    flats, darks = (read_counters(raw_scan, kind) for kind in ("open_beam", "dark"))
-    calibration = Calibration(
-        flats.mean(axis=0, dtype=np.float64).astype(np.float32),
-        darks.mean(axis=0, dtype=np.float64).astype(np.float32),
-        len(flats),
-    )
-    preprocess = Preprocessor(calibration, counter_bins(raw_scan.manifest.camera_counters()))
-    integrals = np.stack([preprocess(counters) for counters in read_counters(raw_scan, "projection")], axis=1)
+    preprocess = Preprocessor(calibration_of(raw_scan), counter_bins(raw_scan.manifest.camera_counters()))
+    (projections,) = [file for file in raw_scan.files if file.entry.frame_type == "projection"]
+    frames, times = frames_and_times(projections, len(raw_scan.manifest.counters))
+    corrected = [preprocess(counters, time=time / 10**9) for counters, time in zip(frames, times, strict=True)]
+    integrals = np.stack(corrected, axis=1)
     geometry = scan_geometry(raw_scan.manifest, raw_scan.angles_rad)
     pitch = 0.11 / 1.25
     grid = VolumeGrid((SIDE, SIDE, SIDE), (pitch, pitch, pitch))

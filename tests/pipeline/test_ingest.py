@@ -81,7 +81,8 @@ def test_metadata(frames_uri: str, raw_scan: RawScan) -> None:
 
 def test_chunks_cover_every_exposure_once(raw_scan: RawScan) -> None:
     for slots in (1, 3, 1000):
-        seen = [(c.file.uri, e) for c in cut(raw_scan, slots) for e in range(c.first, c.first + c.count)]
+        chunks = [c for part in cut(raw_scan, slots) for c in part.chunks]
+        seen = [(c.file.uri, e) for c in chunks for e in range(c.first, c.first + c.count)]
         assert len(seen) == len(set(seen)) == sum(f.n_exposures for f in raw_scan.files)
 
 
@@ -89,7 +90,7 @@ def test_content_hash_does_not_depend_on_the_cut(
     spark: SparkSession, raw_scan: RawScan, frames_uri: str, out: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("marspipe.pipeline.ingest.task_slots", lambda _: 200)
-    monkeypatch.setattr("marspipe.pipeline.ingest.SMALLEST_CHUNK_BYTES", 1)
+    monkeypatch.setattr("marspipe.pipeline.scan_parts.SMALLEST_PART_BYTES", 1)
     ingest(spark, raw_scan, out, progress=quiet())
     assert FramesTable.open(out).metadata["content_hash"] == FramesTable.open(frames_uri).metadata["content_hash"]
 
@@ -194,7 +195,7 @@ def test_a_file_that_breaks_in_the_middle(spark: SparkSession, copied: Path, out
 def test_the_executors_look_at_many_files(
     spark: SparkSession, raw_scan: RawScan, copied: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("marspipe.pipeline.raw_scan.FILES_ON_DRIVER", 0)
+    monkeypatch.setattr("marspipe.pipeline.look_at_files.FILES_ON_DRIVER", 0)
     assert open_scan(raw_scan.manifest_uri, spark).files == raw_scan.files
     (copied / "projections.mib").unlink()
     with pytest.raises(ScanError, match=r"projection file .*projections.mib does not exist"):
@@ -202,7 +203,7 @@ def test_the_executors_look_at_many_files(
 
 
 def test_small_files_share_a_file_of_the_table(raw_scan: RawScan) -> None:
-    chunks = cut(raw_scan, 1)
-    tasks = bundle(chunks, raw_scan.pixel_bytes, 1)
+    parts = cut(raw_scan, 1)
+    tasks = bundle(parts, 1)
     assert len(tasks) == 1
-    assert {id(c) for task in tasks for c in task} == {id(c) for c in chunks}
+    assert [id(part) for task in tasks for part in task] == [id(part) for part in parts]

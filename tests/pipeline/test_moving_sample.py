@@ -12,7 +12,9 @@ from pyspark.sql import SparkSession
 from marspipe.errors import ScanError
 from marspipe.pipeline.ingest import ingest, open_scan
 from marspipe.pipeline.reconstruct import prepare, reconstruct
-from marspipe.preprocess.chain import Calibration, Preprocessor
+from marspipe.preprocess.calibration import Calibration, OpenBeams
+from marspipe.preprocess.chain import Preprocessor
+from marspipe.preprocess.pixel_statistics import PixelSums
 from marspipe.recipe import parse_recipe
 from marspipe.recon.fdk import fdk
 from marspipe.scan.energy import counter_bins
@@ -82,7 +84,7 @@ def test_a_helix_through_spark_equals_one_process(spark: SparkSession, spiral: P
 
     with h5py.File(spiral / "spiral.h5") as file:
         flats, darks, counts = (file[f"exchange/{name}"][:] for name in ("data_white", "data_dark", "data"))
-    calibration = Calibration(flats.mean(axis=0, dtype="f4")[None], darks.mean(axis=0, dtype="f4")[None], len(flats))
+    calibration = Calibration((OpenBeams((PixelSums.of(flats),)),), (PixelSums.of(darks),))
     preprocess = Preprocessor(calibration, counter_bins(scan.manifest.camera_counters()))
     integrals = np.concatenate([preprocess(frame[None]) for frame in counts])
     expected = fdk(integrals, scan.geometry, plan.grid)

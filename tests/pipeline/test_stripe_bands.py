@@ -11,14 +11,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 from numpy.typing import NDArray
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import SparkSession
 from pyspark.sql import types as T
 
 from marspipe.errors import RecipeError, ScanError
 from marspipe.pipeline.failures import spark_failures
 from marspipe.pipeline.session import configure
-from marspipe.pipeline.stripe_bands import RowBands, band_bytes, corrected_views, plan_row_bands
-from marspipe.pipeline.stripe_sums import AngularStage, read_stripe_offsets, write_stripe_offsets
+from marspipe.pipeline.stripe_bands import RowBands, band_bytes, plan_row_bands, without_stripes
+from marspipe.pipeline.stripe_sums import AngularStage, read_stripe_offsets, without_offsets, write_stripe_offsets
+from marspipe.pipeline.views import Views
 from marspipe.preprocess.sinogram_stripes import Sorting
 from marspipe.preprocess.stripes import AngularStripes, AngularSums, stripe_offsets
 
@@ -36,32 +37,37 @@ def stack() -> NDArray[np.float32]:
     return stack.astype(np.float32)
 
 
-def source(spark: SparkSession, tasks: int, stack: NDArray[np.float32], views: list[int]) -> tuple[DataFrame, Any]:
+def source(spark: SparkSession, tasks: int, stack: NDArray[np.float32], views: list[int]) -> Views:
     """Return as many rows as views, in a number of tasks, and what turns them into line integrals."""
 
-    def views_of(batches: Iterator[pa.RecordBatch]) -> Iterator[tuple[int, NDArray[np.float32]]]:
+    def read(batches: Iterator[pa.RecordBatch]) -> Iterator[tuple[int, NDArray[np.float32]]]:
         for batch in batches:
             for number in batch.column("id").to_pylist():
-                yield views[number], stack[views[number]]
+                yield views[number], stack[views[number]].copy()
 
-    return spark.range(0, len(views), 1, tasks), views_of
+    return Views(spark.range(0, len(views), 1, tasks), read)
+
+
+def collected(views: Views, shape: tuple[int, ...]) -> dict[int, NDArray[np.float32]]:
+    """Return the line integrals of all views."""
+    schema = pa.schema([pa.field("view", pa.int32(), False), pa.field("pixels", pa.binary(), False)])
+    read = views.read
+
+    def run(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        for view, integrals in read(batches):
+            yield pa.RecordBatch.from_arrays([pa.array([view], pa.int32()), pa.array([integrals.tobytes()])], schema)
+
+    rows = views.data.mapInArrow(run, OUT).collect()
+    assert len(rows) == len({row["view"] for row in rows})
+    return {row["view"]: np.frombuffer(row["pixels"], "<f4").reshape(shape) for row in rows}
 
 
 def corrected_on_spark(
     spark: SparkSession, tasks: int, stack: NDArray[np.float32], bands: RowBands, views: list[int]
 ) -> dict[int, NDArray[np.float32]]:
     configure(spark)
-    schema = pa.schema([pa.field("view", pa.int32(), False), pa.field("pixels", pa.binary(), False)])
-
-    def finish(found: Any) -> Iterator[pa.RecordBatch]:
-        for view, integrals in found:
-            yield pa.RecordBatch.from_arrays([pa.array([view], pa.int32()), pa.array([integrals.tobytes()])], schema)
-
-    frames, views_of = source(spark, tasks, stack, views)
     with spark_failures("the stripe correction"):
-        rows = corrected_views(frames, views_of, bands, METHOD, finish, OUT).collect()
-    assert len(rows) == len({row["view"] for row in rows})
-    return {row["view"]: np.frombuffer(row["pixels"], "<f4").reshape(stack.shape[1:]) for row in rows}
+        return collected(without_stripes(source(spark, tasks, stack, views), bands, METHOD), stack.shape[1:])
 
 
 @pytest.mark.parametrize(
@@ -93,15 +99,18 @@ def test_by_angle_equals_one_process_bit_for_bit(
     configure(spark)
     stage = AngularStage(VIEWS, BINS, (ROWS, COLS), ANGULAR, block_bytes)
     views = np.random.default_rng(tasks).permutation(VIEWS).tolist()
-    frames, views_of = source(spark, tasks, stack, views)
+    line_integrals = source(spark, tasks, stack, views)
     uri = str(tmp_path / "offsets ü")
-    write_stripe_offsets(frames, views_of, stage, uri)
+    write_stripe_offsets(line_integrals, stage, uri)
     sums = AngularSums(stack.shape[1:])
     for view in reversed(range(VIEWS)):
         sums.add(view, stack[view])
     expected = np.stack([stripe_offsets(mean, ANGULAR) for mean in sums.mean(VIEWS)])
     assert np.abs(expected).max() > 0.1
     np.testing.assert_array_equal(read_stripe_offsets(uri, BINS, (ROWS, COLS)), expected)
+    corrected = collected(without_offsets(line_integrals, stage, uri), stack.shape[1:])
+    for view in range(VIEWS):
+        np.testing.assert_array_equal(corrected[view], stack[view] - expected)
     with pytest.raises(ScanError, match=r"stripe offsets of bins \[0, 1\], expected 3 bins"):
         read_stripe_offsets(uri, BINS + 1, (ROWS, COLS))
     with pytest.raises(ScanError, match=r"the stripe offsets of bin \d do not fit"):
@@ -128,10 +137,9 @@ def test_a_lost_or_doubled_view_gives_no_offsets(
     spark: SparkSession, stack: NDArray[np.float32], tmp_path: Path, views: list[int], message: str
 ) -> None:
     configure(spark)
-    frames, views_of = source(spark, 3, stack, views)
     stage = AngularStage(VIEWS, BINS, (ROWS, COLS), ANGULAR)
     with pytest.raises(ScanError, match=message), spark_failures("the stripe correction"):
-        write_stripe_offsets(frames, views_of, stage, str(tmp_path / "offsets"))
+        write_stripe_offsets(source(spark, 3, stack, views), stage, str(tmp_path / "offsets"))
 
 
 # --- the stages by themselves ----------------------------------------------------------------------------------------

@@ -120,6 +120,32 @@ def test_without_stripes_little_changes_and_the_axis_survives(
     assert abs(1 - kept) < rod_lost
 
 
+@pytest.mark.parametrize(
+    ("method", "setting", "narrow", "wide"),
+    [
+        ("sorting", "window_px", 5, 21),
+        ("filtering", "window_px", 5, 21),
+        ("large-stripe", "window_px", 9, 51),
+        ("dead-stripe", "window_px", 9, 51),
+        ("normalization", "sigma_px", 2, 15),
+        ("all", "large_window_px", 9, 51),
+        ("all", "small_window_px", 5, 21),
+    ],
+)
+def test_windows_follow_the_width_and_fit_it(method: str, setting: str, narrow: int, wide: int) -> None:
+    rng = np.random.default_rng(8)
+    for columns, window, other in ((100, narrow, 41), (1600, wide, 5)):
+        wave = np.sin(np.arange(columns) / (columns / 5))
+        sinogram = (wave + rng.normal(0, 0.02, (20, columns))).astype(np.float32)
+        sinogram[:, 60:70] += 1
+        sinogram[:, 30:36] += rng.normal(0, 0.3, (20, 6)).astype(np.float32)
+        given = sinogram_method(method, {setting: window})(sinogram)
+        np.testing.assert_array_equal(sinogram_method(method)(sinogram), given)
+        assert not np.array_equal(given, sinogram_method(method, {setting: other})(sinogram))
+    with pytest.raises(InputError, match=rf"\.{setting} is 51 px, but a row has 50 px only"):
+        sinogram_method(method, {setting: 51})(sinogram[:, :50])
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_keeps_shape_and_input(method: str) -> None:
     rng = np.random.default_rng(3)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import struct
 import warnings
 from pathlib import Path
@@ -312,6 +313,26 @@ def test_only_the_frames_asked_for_are_read(tmp_path: Path) -> None:
         picked = list(dicom_frames.read_many(raw, dicom_frames.index(raw, "x.dcm", 150, 2)))
         assert file.bytes_read < 0.05 * path.stat().st_size
     assert np.array_equal(np.stack(picked), stack[150:152])
+
+
+def test_frames_beyond_32_bit(folder: Path) -> None:
+    """A sparse file whose first frame takes 4 GiB: those behind it are read, and hardly anything else."""
+    content = dicom(syntax=RLELossless).getvalue()
+    first, second, _ = dicom_frames.index(io.BytesIO(content), "x.dcm")
+    length = 2**32 - 2
+    path = folder / "large.dcm"
+    with path.open("wb") as file:
+        file.write(content[: first.offset - 4] + struct.pack("<I", length) + content[first.offset : second.offset - 8])
+        file.seek(first.offset + length)
+        file.write(content[second.offset - 8 :])
+    if os.stat(path).st_blocks * 512 > 1 << 30:
+        pytest.skip("this file system has no sparse files")
+    with RangedFile(f"far://host{path}") as ranged:
+        raw = cast(BinaryIO, ranged)
+        found = dicom_frames.index(raw, "large.dcm", 1, 2)
+        assert found[0].offset > 1 << 32
+        assert np.array_equal(np.stack(list(dicom_frames.read_many(raw, found))), frames()[1:])
+        assert ranged.bytes_read < 1 << 17
 
 
 @needs_real

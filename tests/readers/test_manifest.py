@@ -116,7 +116,11 @@ def test_defaults() -> None:
         ("counters:", "counter:", "unknown key 'counter'; did you mean 'counters'?"),
         ("pixel_pitch_mm", "pixel_pich_mm", "geometry: unknown key 'pixel_pich_mm'; did you mean 'pixel_pitch_mm'?"),
         ("voltage_kvp", "kv_peak_voltage", "tube: unknown key 'kv_peak_voltage'; did you mean 'voltage_kvp'?"),
-        ("frame_type: dark", "frame_type: dark\n    zzz: 1", "files.3: unknown key 'zzz'; valid keys are path, reader"),
+        (
+            "frame_type: dark",
+            "frame_type: dark\n    zzz: 1",
+            "files.3: unknown key 'zzz'; valid keys are path, numbered",
+        ),
         ("step: 0.5", "setp: 0.5", "files.0.angles_rad: unknown key 'setp'; did you mean 'step'?"),
         ("flip_rows", "flip_row", "files.1.orientation: unknown key 'flip_row'; did you mean 'flip_rows'?"),
         ("  kind: circular\n", "", "geometry needs kind: circular or kind: parallel"),
@@ -145,12 +149,62 @@ def test_defaults() -> None:
         ("[1.6, 2.1]", "{dataset: /t, unit: deg}", "files.1: angles_rad.dataset '/t' needs an HDF5 reader"),
         ("    angles_rad: [1.6, 2.1]\n", "", "files.1: angles_rad is missing for the projections in 'second half.mib'"),
         ("first_view: 3", "first_view: 2", "view 2 is doubled: 'first half.mib' holds views 0 to 2"),
-        ("first_view: 3", "time: after", "time: after is for open beams and dark frames"),
+        ("first_view: 3", "time: after", "time: after is for open beams, absorbers and dark frames"),
         ("time: before", "first_view: 3", "files.2: angles_rad, first_view and sample_z_mm are for projections"),
         ("reader: merlin", "reader: Merlin", "files.0.reader: unknown reader 'Merlin'; did you mean 'merlin'?"),
         ("reader: data_exchange", "reader: merlin", "files.3: dataset '/exchange/more dark' needs an HDF5 reader"),
-        ("frame_type: dark", "frame_type: black", "files.3.frame_type: input should be 'projection', 'open_beam' or"),
+        ("frame_type: dark", "frame_type: black", "files.3.frame_type: input should be 'projection', 'open_beam', '"),
         ("exposure_s: 0.3", "exposure_s: 0", "files.0.exposure_s: input should be greater than 0, got 0"),
+        (
+            "reader: merlin\n    frame_type: open_beam",
+            "reader: merlin\n    frame_type: absorber",
+            "thickness of the plate",
+        ),
+        ("time: before", "absorber_mm: 2", "absorber_mm, the thickness of the plate, belongs to frame_type: absorber"),
+        (
+            "time: before",
+            "tile: 1",
+            "'open.mib' is of tile 1, but camera_positions_mm lists 1 position, numbered from 0",
+        ),
+        ("time: before", "tile: -1", "files.2.tile: input should be greater than or equal to 0, got -1"),
+        (
+            "first_view: 3",
+            "first_view: 3\n    group: 1",
+            "files.1: group: 1 is for open beams, absorbers and dark frames",
+        ),
+        ("time: before", "group: -1", "files.2.group: input should be greater than or equal to 0, got -1"),
+        ("counters:", "camera_positions_mm: [[0, 1], [0, 1]]\ncounters:", "0 and 1 are both at [0.0, 1.0] mm (v, u)"),
+        ("counters:", "camera_positions_mm: []\ncounters:", "camera_positions_mm: tuple should have at least 1 item"),
+        (
+            "counters:",
+            "camera_positions_mm: [[0, .nan]]\ncounters:",
+            "camera_positions_mm.0.1: input should be a finite",
+        ),
+        (
+            "step: 0.5",
+            "step: 0.5, hold: 0",
+            "files.0.angles_rad.hold: input should be greater than or equal to 1, got 0",
+        ),
+        ("time: before", "numbered: {count: 3}", "path 'open.mib' of numbered files has no {number}"),
+        (
+            "open.mib",
+            "'o{number:5d}.mib'\n    numbered: {count: 3}",
+            "stray '{' at character 2; a pattern has {number}",
+        ),
+        ("open.mib", "'o{view}{number}.mib'\n    numbered: {count: 3}", "has a stray '{' at character 2"),
+        ("open.mib", "'o{number}}.mib'\n    numbered: {count: 3}", "has a stray '}' at character 10"),
+        ("open.mib", "'{number}'\n    numbered: {count: 0}", "files.2.numbered.count: input should be greater than or"),
+        (
+            "first half.mib",
+            "'{number}'\n    numbered: {count: 4}",
+            "gives 3 angles for the 4 numbered files '{number}'",
+        ),
+        ("exposure_s: 0.3", "sample_z_mm: {dataset: /z, unit: mm}", "sample_z_mm.dataset '/z' needs an HDF5 reader"),
+        (
+            "exposure_s: 0.3",
+            "sample_z_mm: {dataset: /z, unit: ft}",
+            "sample_z_mm.unit: input should be 'mm', 'um', 'cm'",
+        ),
         ("scan_id:", "scan_id: x\nscan_id:", "not valid YAML: key 'scan_id' is there twice"),
         ("[0.11, 0.10]", "[0.11, 0.10", "not valid YAML: while parsing"),
     ],
@@ -316,6 +370,41 @@ def test_tooth() -> None:
 )
 def test_where_a_file_lies(path: str, manifest_uri: str, expected: str) -> None:
     assert resolve_uri(path, manifest_uri) == expected
+
+
+NUMBERED = """
+    marspipe_scan: 1
+    scan_id: s
+    geometry: {kind: parallel, detector_shape: [2, 4], pixel_pitch_mm: [0.01, 0.01]}
+    camera_positions_mm: [[0, 0], [0.5, -0.25]]
+    files:
+    - path: "tile {tile}/a {{b}} ü {number:07d}.mib"
+      reader: merlin
+      frame_type: projection
+      tile: 1
+      numbered: {first: 2, step: 3, count: 6}
+      angles_rad: {start: 0.5, step: 0.1, count: 6, hold: 3}
+      sample_z_mm: {start: -4, step: 2, begin_again_after: 3}
+    - {path: "{plain}.mib", reader: merlin, frame_type: projection, angles_rad: [0.5, 0.5, 0.5, 0.6, 0.6, 0.6]}
+    - {path: plate.mib, reader: merlin, frame_type: absorber, absorber_mm: 0.5, time: after}
+    """
+
+
+def test_numbered_files_and_steps_that_are_held() -> None:
+    manifest = load_manifest(NUMBERED, ORIGIN)
+    assert load_manifest(manifest.to_yaml(), ORIGIN) == manifest
+    numbered, plain, plate = manifest.files
+    assert [numbered.name(i) for i in (0, 5)] == ["tile 1/a {b} ü 0000002.mib", "tile 1/a {b} ü 0000017.mib"]
+    assert plain.name(0) == "{plain}.mib"
+    assert manifest.projection_angles() == pytest.approx([0.5, 0.5, 0.5, 0.6, 0.6, 0.6], abs=1e-15)
+    assert numbered.heights_mm(6).tolist() == [-4, -2, 0, -4, -2, 0]
+    assert [f.group_number for f in manifest.files] == [0, 0, 1]
+    assert plate.absorber_mm == 0.5
+    assert manifest.camera_positions_mm == ((0.0, 0.0), (0.5, -0.25))
+    with pytest.raises(ScanError, match="sample_z_mm of view 0 is 0 mm at camera position 0 and -4 mm at camera pos"):
+        manifest.sample_heights_mm([f.heights_mm(6) for f in manifest.projection_files])
+    schema = jsonschema.Draft202012Validator(manifest_json_schema())
+    assert not list(schema.iter_errors(yaml.safe_load(manifest.to_yaml())))
 
 
 def test_schema_file_is_that_of_the_code(project: Path) -> None:

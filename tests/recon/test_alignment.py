@@ -10,7 +10,9 @@ import scipy.io
 from numpy.typing import NDArray
 
 from marspipe.errors import GeometryError, InputError
-from marspipe.preprocess.chain import Calibration, Preprocessor
+from marspipe.preprocess.calibration import Calibration, OpenBeams
+from marspipe.preprocess.chain import Preprocessor
+from marspipe.preprocess.pixel_statistics import PixelSums
 from marspipe.readers import READERS
 from marspipe.recon.alignment import LOW_QUALITY, UncertainCenterWarning, find_center, with_axis_column
 from marspipe.recon.alignment.conjugate_rays import ConjugateRays
@@ -275,7 +277,7 @@ def test_the_axis_of_the_tooth() -> None:
             entries = READERS["data_exchange"].index(raw, str(TOOTH), frame_type=frame_type)
             stacks.append(np.stack(list(READERS["data_exchange"].read_many(raw, entries))))
     projections, flats, darks = stacks
-    calibration = Calibration(flats.mean(axis=0)[None], darks.mean(axis=0)[None], len(flats))
+    calibration = Calibration((OpenBeams((PixelSums.of(flats),)),), (PixelSums.of(darks),))
     preprocess = Preprocessor(calibration, counter_bins([Counter(0, "SPM", 0.0)]))
     rows = np.stack([preprocess(frame[None])[0] for frame in projections])
     geometry = ScanGeometry.parallel(

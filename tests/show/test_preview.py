@@ -13,11 +13,10 @@ from matplotlib.image import imread
 from matplotlib.text import Text
 from numpy.typing import NDArray
 
-from marspipe.errors import InputError
 from marspipe.scan.energy import EnergyBin
 from marspipe.scan.grid import VolumeGrid
 from marspipe.show.figure import Sheet, round_length, value_range
-from marspipe.show.preview import draw_frame, draw_preview, write_frame_picture, write_preview
+from marspipe.show.preview import draw_preview, write_preview
 
 BINS = [EnergyBin(20.0, 33.0), EnergyBin(33.0, 50.0), EnergyBin(50.0, 65.0), EnergyBin(65.0)]
 
@@ -190,39 +189,6 @@ def test_pyplot_stays_untouched() -> None:
     backend = matplotlib.rcParams._get_backend_or_none()  # type: ignore[attr-defined]
     draw_preview(noise((4, 4, 4), (0.1, 0.1, 0.1), 1))
     assert matplotlib.rcParams._get_backend_or_none() == backend  # type: ignore[attr-defined]
-
-
-def test_a_frame_is_drawn_with_row_0_below() -> None:
-    frame = np.full((40, 64), 100, np.uint16)
-    frame[0:5, 0:5] = 900
-    frame[30, 40] = 65535
-    sheet = draw_frame(frame, "projections.mib, exposure 3, counter 0", "counts")
-    assert_nothing_overlaps(sheet)
-    axes = panels(sheet)[0]
-    assert axes.images[0].origin == "lower"
-    assert axes.get_xlim() == (-0.5, 63.5)
-    assert axes.get_ylim() == (-0.5, 39.5)
-    assert axes.images[0].get_clim()[1] <= 900
-    assert any(f"min 100, mean {frame.mean():.6g}, max 65535" in t.get_text() for t in texts(sheet))
-
-
-@pytest.mark.parametrize("shape", [(1, 512), (512, 1), (1, 1), (256, 256), (3000, 2500)])
-def test_frames_of_any_shape(shape: tuple[int, int]) -> None:
-    frame = np.arange(np.prod(shape), dtype=np.uint32).reshape(shape)
-    assert_nothing_overlaps(
-        draw_frame(frame, "hdfs://namenode/" + 30 * "deep/" + "projections.mib, exposure 3", "counts")
-    )
-
-
-def test_a_frame_with_holes_and_one_without_values(tmp_path: Path) -> None:
-    frame = np.ones((8, 8), np.float32)
-    frame[2, 3] = np.nan
-    write_frame_picture(frame, tmp_path / "holes.png", "line integrals", label="-log")
-    write_frame_picture(frame * np.nan, tmp_path / "empty.png", "nothing")
-    for name in ("holes.png", "empty.png"):
-        assert imread(tmp_path / name).shape[2] == 4
-    with pytest.raises(InputError, match=r"got shape \(2, 3, 4\)"):
-        write_frame_picture(np.zeros((2, 3, 4)), tmp_path / "no.png", "a stack")
 
 
 def test_scale_bars_have_round_lengths() -> None:

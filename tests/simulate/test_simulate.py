@@ -386,7 +386,7 @@ def test_the_default_phantom_has_every_material():
     [
         ({"scan_id": "a/b"}, "scan_id"),
         ({"seed": -1}, "seed"),
-        ({"format": "tiff"}, "format"),
+        ({"format": "mib"}, "merlin, data_exchange, nxtomo, tiff, dicom, got 'mib'"),
         ({"views": 0}, "views"),
         ({"open_beams": 0}, "open_beams"),
         ({"counter_depth_bits": 6}, "counter_depth_bits"),

@@ -17,7 +17,7 @@ from marspipe.store.blobs import binary_column, checksum, pixels_of
 from marspipe.store.schema import table_schema
 from marspipe.store.tables import spark_schema
 
-TABLES = ("frames", "calibration", "bands", "volume")
+TABLES = ("frames", "calibration", "bands", "pixel_flags", "volume")
 
 
 @pytest.mark.parametrize("table", TABLES)
