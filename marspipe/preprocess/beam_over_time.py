@@ -44,7 +44,6 @@ class BeamOverTime:
             self._log = np.log(np.where(lit, counts[0], 1.0) + self._halves[0][:, None, None]).astype(np.float32)
         else:
             self._changes = [late - early for early, late in zip(self._counts, self._counts[1:], strict=False)]
-            self._scratch = np.empty(self._counts[0].shape[1:], dtype=np.float32)
 
     def counts(self, time: float) -> NDArray[np.float32]:
         """Return the mean counts at a time, shape (n_bins, v, u)."""
@@ -65,7 +64,7 @@ class BeamOverTime:
         half = self._halves[place] * (1 - w) ** 2
         if w > 0:
             half = half + self._halves[place + 1] * w**2
-        beam = self._scratch
+        beam = np.empty(counts.shape[1:], dtype=np.float32)
         for b, image in enumerate(counts):  # bin by bin: what one needs stays in the cache
             if w == 0:
                 np.add(self._counts[place][b], np.float32(half[b]), out=beam)

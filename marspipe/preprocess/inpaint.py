@@ -262,11 +262,13 @@ class BinFillers:
     def _filler(self, b: int, mask: NDArray[np.bool_]) -> FrameFiller:
         if np.array_equal(mask, self._bad[b]):
             return self._always[b]
-        if not np.array_equal(mask, self._last[b][0]):
+        known, filler = self._last[b]
+        if not np.array_equal(mask, known):
             if mask.all():
                 raise ScanError(f"bin {self._labels[b]}: every pixel of the frame is bad or saturated")
-            self._last[b] = mask.copy(), FrameFiller(mask, *self._sizes)
-        return self._last[b][1]
+            filler = FrameFiller(mask, *self._sizes)
+            self._last[b] = mask.copy(), filler  # at once, as other threads may look
+        return filler
 
 
 def inpaint(frames: NDArray[Any], mask: NDArray[np.bool_], *, radius_px: int = 8, gap_px: int = 3) -> Inpainted:
