@@ -11,6 +11,7 @@ from pyspark.sql import SparkSession
 
 from marspipe.errors import ScanError
 from marspipe.pipeline.look_at_files import Look, Stretch, look_at_all
+from marspipe.pipeline.merlin_sets import with_sets
 from marspipe.pipeline.quarantine import Damage
 from marspipe.pipeline.raw_file import CameraFacts, RawFile
 from marspipe.readers.manifest import FILE_NAME, FileEntry, ScanManifest, load_manifest, scan_geometry
@@ -61,6 +62,7 @@ def open_scan(uri: str, spark: SparkSession | None = None, *, tolerant: bool = F
         If the manifest is wrong, a file is missing or damaged, or a file does not hold what the manifest says.
     """
     manifest, manifest_uri = read_manifest(uri)
+    manifest = with_sets(manifest, manifest_uri, tolerant=tolerant)
     files: list[RawFile] = []
     angles: list[NDArray[np.float64]] = []
     heights: list[NDArray[np.float64]] = []

@@ -41,7 +41,7 @@ class Orientation(StrictModel):
 
 
 class FileEntry(StrictModel):
-    """One raw file, one dataset of an HDF5 file, a series file that lists raw files, or numbered files."""
+    """One raw file, one dataset of an HDF5 file, a series file that lists raw files, or many files."""
 
     path: str = Field(
         min_length=1,
@@ -50,6 +50,11 @@ class FileEntry(StrictModel):
     )
     numbered: Numbered | None = Field(
         None, description="The path is a pattern for files of one exposure each, with all its counters."
+    )
+    by_sequence: bool = Field(
+        False,
+        description="The path has a *, such as stone*.mib: Merlin files of one acquisition, which follow each other by "
+        "the sequence numbers in their headers.",
     )
     reader: str = Field(
         description="Format: merlin, data_exchange, nxtomo, tiff or dicom.", json_schema_extra={"enum": list(_READERS)}
@@ -116,6 +121,11 @@ class FileEntry(StrictModel):
         self._require_readable("sample_z_mm", self.sample_z_mm)
         if self.numbered is not None:
             self._require_numbered(self.numbered)
+        if self.by_sequence and (self.reader != "merlin" or "*" not in self.path.rpartition("/")[2] or self.numbered):
+            raise ValueError(
+                f"by_sequence is for Merlin files whose name, not folder, has a *, and not for numbered ones; "
+                f"{self.path!r} is {self.reader}"
+            )
         return self
 
     def _require_readable(self, key: str, values: object) -> None:
