@@ -13,12 +13,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
-from pyspark.sql import types as T
 
 from marspipe.errors import ScanError
 from marspipe.pipeline.clock import nanoseconds_of
 from marspipe.store.blobs import binary_column, pixels_of
 from marspipe.store.schema import table_schema
+from marspipe.store.tables import as_spark
 
 FRAME_COLUMNS = (
     "tile",
@@ -65,24 +65,7 @@ _ARROW = pa.schema(
         pa.field("squares", pa.binary(), False),
     ]
 )
-SUMS = T.StructType(
-    [
-        T.StructField("tile", T.IntegerType(), False),
-        T.StructField("counter", T.IntegerType(), False),
-        T.StructField("frame_type", T.StringType(), False),
-        T.StructField("absorber_mm", T.DoubleType(), False),
-        T.StructField("group", T.IntegerType(), False),
-        T.StructField("n", T.LongType(), False),
-        T.StructField("fraction", T.BooleanType(), False),
-        T.StructField("time_ns", T.StringType(), True),
-        T.StructField("exposure_ns", T.StringType(), True),
-        T.StructField("monitor", T.StringType(), True),
-        T.StructField("rows", T.IntegerType(), False),
-        T.StructField("cols", T.IntegerType(), False),
-        T.StructField("total", T.BinaryType(), False),
-        T.StructField("squares", T.BinaryType(), False),
-    ]
-)
+SUMS = as_spark(_ARROW)
 
 
 class SumKey(NamedTuple):

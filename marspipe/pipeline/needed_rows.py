@@ -7,7 +7,7 @@ averaged first, two frames per counter, which the driver hands on to the executo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 from uuid import uuid4
@@ -35,17 +35,18 @@ from marspipe.pipeline.scan_frames import FramesTable
 from marspipe.pipeline.scan_parts import Part, cut
 from marspipe.pipeline.session import configure, task_slots
 from marspipe.pipeline.source import Measured, tube_of
+from marspipe.pipeline.stages import as_function
 from marspipe.pipeline.watch import watch_stages
 from marspipe.recipe import Recipe
 from marspipe.show.progress import Progress
 from marspipe.store.blobs import binary_column, pixels_of
-from marspipe.store.tables import read_table, spark_schema
+from marspipe.store.tables import as_spark, read_table, spark_schema
 
 MIB = 2**20
 LARGEST_SPLIT_BYTES = 128 * MIB
 
-_ROWS = T.StructType([T.StructField("view", T.IntegerType(), False), T.StructField("pixels", T.BinaryType(), False)])
 _ROWS_ARROW = pa.schema([pa.field("view", pa.int32(), False), pa.field("pixels", pa.binary(), False)])
+_ROWS = as_spark(_ROWS_ARROW)
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,7 +128,7 @@ def _from_table(
     spark.conf.set("spark.sql.files.maxPartitionBytes", str(split))
     frames = read_table(spark, table.uri, "frames", "frame_type", *FRAME_COLUMNS)
     projections = frames.where(F.col("frame_type") == "projection").drop("frame_type")
-    run = _as_function(RowsStage(corrections.on_one_scale().of_bin(bin), needed))
+    run = as_function(RowsStage(corrections.on_one_scale().of_bin(bin), needed))
     with spark_failures(f"reading {table.uri}"), watch_stages(spark, progress, ["rows"]):
         return _stacked(projections.mapInArrow(run, _ROWS).toArrow(), needed)
 
@@ -179,15 +180,6 @@ def _corrections(
     return Corrections(measured.camera, plan.bins, settings, calibrations, str(uuid4()))
 
 
-def _as_function(
-    stage: Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]],
-) -> Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
-    def run(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        yield from stage(batches)
-
-    return run
-
-
 def _on_parts(spark: SparkSession, parts: list[Part], decode: Decode, work: Any, schema: T.StructType) -> DataFrame:
     """Return what a stage makes of the frames of a raw scan, one part a task; the frames never leave the worker."""
 
@@ -204,7 +196,7 @@ def _calibration_table(sums: DataFrame) -> pa.Table:
     ordered = sums.repartitionById(1, F.lit(0)).sortWithinPartitions(
         "tile", "counter", "frame_type", "absorber_mm", "group"
     )
-    return ordered.mapInArrow(_as_function(finished), spark_schema("calibration")).toArrow()
+    return ordered.mapInArrow(as_function(finished), spark_schema("calibration")).toArrow()
 
 
 def _require_open_beams(origin: str, n_counters: int, present: set[int]) -> None:

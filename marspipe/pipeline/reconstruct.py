@@ -7,7 +7,7 @@ that number, sorted by view; backproject slab by slab; write; commit.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
@@ -31,6 +31,7 @@ from marspipe.pipeline.plan import ReconstructionPlan, plan_reconstruction
 from marspipe.pipeline.scan_frames import FramesTable
 from marspipe.pipeline.session import configure, task_slots
 from marspipe.pipeline.source import Measured
+from marspipe.pipeline.stages import as_function
 from marspipe.pipeline.stock import take_stock
 from marspipe.pipeline.stripe_bands import plan_row_bands, without_stripes
 from marspipe.pipeline.stripe_sums import AngularStage, without_offsets, write_stripe_offsets
@@ -227,18 +228,7 @@ def backprojected(bands: DataFrame, job: Reconstruction) -> DataFrame:
     # Placement by number, since hashing would leave some partitions empty and others doubled.
     placed = bands.repartitionById(job.plan.n_tasks, "task").sortWithinPartitions("view")
     stage = BackprojectionStage(job.plan, job.recipe.run.backend)
-    return placed.mapInArrow(_as_function(stage), spark_schema("volume"))
-
-
-def _as_function(
-    stage: Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]],
-) -> Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
-    """Return a stage as the plain function that Spark wants."""
-
-    def run(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        yield from stage(batches)
-
-    return run
+    return placed.mapInArrow(as_function(stage), spark_schema("volume"))
 
 
 def _volume_metadata(

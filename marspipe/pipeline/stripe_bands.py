@@ -18,7 +18,6 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 from pyspark import TaskContext
-from pyspark.sql import types as T
 
 from marspipe.errors import RecipeError, ScanError
 from marspipe.pipeline.plan import ARROW_BATCHES_IN_FLIGHT, INTERPRETER_BYTES, MIB
@@ -26,6 +25,7 @@ from marspipe.pipeline.session import ARROW_BATCH_BYTES
 from marspipe.pipeline.views import Views
 from marspipe.preprocess.sinogram_stripes import SinogramMethod
 from marspipe.store.blobs import binary_column, pixels_of
+from marspipe.store.tables import as_spark
 
 # Copies of a sinogram in float64 and of its ranks; tracemalloc saw at most 9.6 such in any method.
 SCRATCH_BYTES_PER_PIXEL = 12 * 8
@@ -34,14 +34,6 @@ METHOD_BYTES = 60 * MIB
 # A run of views that comes back to one task.
 GROUP_BYTES = 128 * MIB
 
-_PIECES = T.StructType(
-    [
-        T.StructField("task", T.IntegerType(), False),
-        T.StructField("view", T.IntegerType(), False),
-        T.StructField("group", T.IntegerType(), False),
-        T.StructField("pixels", T.BinaryType(), False),
-    ]
-)
 _PIECES_ARROW = pa.schema(
     [
         pa.field("task", pa.int32(), False),
@@ -50,6 +42,7 @@ _PIECES_ARROW = pa.schema(
         pa.field("pixels", pa.binary(), False),
     ]
 )
+_PIECES = as_spark(_PIECES_ARROW)
 
 
 @dataclass(frozen=True)

@@ -15,25 +15,16 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 from numpy.typing import NDArray
 from pyspark import TaskContext
-from pyspark.sql import types as T
 
 from marspipe.errors import ScanError
 from marspipe.pipeline.views import Views
 from marspipe.preprocess.stripes import AngularStripes, AngularSums, remove_stripes_by_angle, stripe_offsets
 from marspipe.store import storage
 from marspipe.store.blobs import binary_column, checksum, pixels_of
-from marspipe.store.tables import write_table
+from marspipe.store.tables import as_spark, write_table
 
 BLOCK_BYTES = 16 * 2**20
 
-_SUMS = T.StructType(
-    [
-        T.StructField("bin", T.IntegerType(), False),
-        T.StructField("row_first", T.IntegerType(), False),
-        T.StructField("views", T.BinaryType(), False),
-        T.StructField("total", T.BinaryType(), False),
-    ]
-)
 _SUMS_ARROW = pa.schema(
     [
         pa.field("bin", pa.int32(), False),
@@ -42,13 +33,7 @@ _SUMS_ARROW = pa.schema(
         pa.field("total", pa.binary(), False),
     ]
 )
-_OFFSETS = T.StructType(
-    [
-        T.StructField("bin", T.IntegerType(), False),
-        T.StructField("checksum", T.LongType(), False),
-        T.StructField("pixels", T.BinaryType(), False),
-    ]
-)
+_SUMS = as_spark(_SUMS_ARROW)
 _OFFSETS_ARROW = pa.schema(
     [
         pa.field("bin", pa.int32(), False),
@@ -56,6 +41,7 @@ _OFFSETS_ARROW = pa.schema(
         pa.field("pixels", pa.binary(), False),
     ]
 )
+_OFFSETS = as_spark(_OFFSETS_ARROW)
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,6 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
-from pyspark.sql import types as T
 
 from marspipe.pipeline.calibrate import CALIBRATION_FOLDER
 from marspipe.pipeline.exposures import exposures
@@ -28,6 +27,7 @@ from marspipe.recipe import Run
 from marspipe.store import storage
 from marspipe.store.blobs import binary_column, pixels_of
 from marspipe.store.pixel_flags import read_pixel_flags
+from marspipe.store.tables import as_spark
 
 MIB = 2**20
 # A task may spend this part of its memory on corrections.
@@ -37,14 +37,6 @@ _TASKS_PER_SLOT = 4
 # A run of views that comes back to one task.
 _GROUP_BYTES = 128 * MIB
 
-_PIECES = T.StructType(
-    [
-        T.StructField("view", T.IntegerType(), False),
-        T.StructField("tile", T.IntegerType(), False),
-        T.StructField("group", T.IntegerType(), False),
-        T.StructField("pixels", T.BinaryType(), False),
-    ]
-)
 _PIECES_ARROW = pa.schema(
     [
         pa.field("view", pa.int32(), False),
@@ -53,6 +45,7 @@ _PIECES_ARROW = pa.schema(
         pa.field("pixels", pa.binary(), False),
     ]
 )
+_PIECES = as_spark(_PIECES_ARROW)
 
 
 @dataclass(frozen=True)

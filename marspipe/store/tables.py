@@ -5,8 +5,10 @@ What commits a table is said in :mod:`marspipe.store.commit`.
 
 from __future__ import annotations
 
+import pyarrow as pa
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import types as T
+from pyspark.sql.pandas.types import from_arrow_schema
 
 from marspipe.store.schema import table_schema
 
@@ -18,6 +20,11 @@ _SPARK_TYPES: dict[str, type[T.DataType]] = {
     "float64": T.DoubleType,
     "binary": T.BinaryType,
 }
+
+
+def as_spark(schema: pa.Schema) -> T.StructType:
+    """Return an Arrow schema as one of Spark's: for rows that pass between stages and are never stored."""
+    return from_arrow_schema(schema)
 
 
 def spark_schema(table: str) -> T.StructType:
