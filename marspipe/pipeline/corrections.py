@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from marspipe.errors import InputError, RecipeError
+from marspipe.errors import InputError, RecipeError, ScanError
 from marspipe.pipeline.hardening import hardening_of
 from marspipe.pipeline.source import Measured
 from marspipe.preprocess.bad_pixels import PixelLimits
@@ -34,9 +34,11 @@ def settings_for(recipe: Recipe, tube: Mapping[str, Any] | None, measured: Measu
 
     Raises
     ------
-    RecipeError
-        If the recipe does not fit the scan.
+    RecipeError, ScanError
+        If recipe and scan do not fit each other.
     """
+    if recipe.preprocess.thickness.order and "absorber" not in measured.frame_types:
+        raise ScanError("preprocess.thickness: the scan has no frames of absorbers to calibrate thickness by")
     n_bins = len(counter_bins(measured.counters, recipe.bins.kind))
     angular_stripes(recipe.preprocess.stripes)
     sinogram_stripes(recipe.preprocess.stripes)

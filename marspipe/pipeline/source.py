@@ -32,21 +32,26 @@ class Measured:
         Of the wide detector that all camera positions make.
     counters : tuple of Counter
         Counters of the camera.
+    frame_types : frozenset of str
+        What kinds of frames there are.
     """
 
     camera: Camera
     geometry: ScanGeometry
     counters: tuple[Counter, ...]
+    frame_types: frozenset[str]
 
     @classmethod
     def by(cls, source: RawScan | FramesTable) -> Measured:
         """Return what a source holds."""
         if isinstance(source, FramesTable):
             camera, counters = Camera.of_table(source.geometry, source.metadata), source.counters
+            kinds = frozenset(group["frame_type"] for group in source.metadata["groups"])
         else:
             counters = tuple(source.manifest.camera_counters())
             camera = Camera.of(source.geometry, len(counters), source.manifest.camera_positions_mm)
-        return cls(camera, camera.wide(source.geometry), counters)
+            kinds = frozenset(entry.frame_type for entry in source.manifest.files)
+        return cls(camera, camera.wide(source.geometry), counters, kinds)
 
 
 def tube_of(source: RawScan | FramesTable) -> dict[str, Any] | None:
