@@ -44,3 +44,9 @@ class EnvironmentMissingError(InputError):
 
 class RunError(MarspipeError, RuntimeError):
     """A run that failed on the way; a command ends with exit code 3."""
+
+
+class BusyError(MarspipeError):
+    """Another job holds what this one wants to change; a command ends with exit code 75: try again later."""
+
+    exit_code = 75

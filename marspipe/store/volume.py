@@ -18,6 +18,7 @@ from marspipe.store import storage
 from marspipe.store.blobs import checksum, pixels_of
 from marspipe.store.commit import require_committed
 from marspipe.store.pixel_flags import PIXEL_FLAGS_FOLDER, read_pixel_flags
+from marspipe.store.versions import data_folder
 
 Float32Array = NDArray[np.float32]
 
@@ -43,6 +44,8 @@ class Volume:
     ----------
     uri : str
         The folder.
+    data_uri : str
+        The folder with the Parquet files: a version of the volume, see :mod:`marspipe.store.versions`.
     metadata : dict
         The content of ``_marspipe.json``: geometry, recipe, versions, provenance.
     bins : list of EnergyBin
@@ -66,7 +69,8 @@ class Volume:
         self.grid = VolumeGrid.from_dict(self.metadata["grid"])
         self.units = str(self.metadata["units"])
         self.statistics: list[dict[str, float]] = self.metadata["statistics"]
-        self._filesystem, self._root = storage.arrow_filesystem(uri)
+        self.data_uri = data_folder(uri, self.metadata)
+        self._filesystem, self._root = storage.arrow_filesystem(self.data_uri)
         self._files: dict[str, pq.ParquetFile] = {}
         self._pieces: dict[int, list[_Piece]] = {}
 
@@ -161,7 +165,7 @@ class Volume:
         ndarray, shape (v, u), uint8
             Bits of :class:`marspipe.preprocess.bad_pixels.PixelFlag`; 0 is a good pixel.
         """
-        flags = read_pixel_flags(storage.join(self.uri, PIXEL_FLAGS_FOLDER), tile, len(self.bins))
+        flags = read_pixel_flags(storage.join(self.data_uri, PIXEL_FLAGS_FOLDER), tile, len(self.bins))
         of_bin: NDArray[np.uint8] = flags[self._bin(bin)]
         return of_bin
 
