@@ -9,6 +9,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+# Raised whenever the same frames and recipe give other voxels: nightly reprocessing makes such volumes anew.
+RESULTS_VERSION = 1
 
 if TYPE_CHECKING:
     from marspipe.recon.fdk import fdk
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
     from marspipe.scan.grid import VolumeGrid
     from marspipe.store.volume import open_volume
 
-__all__ = ["ScanGeometry", "VolumeGrid", "__version__", "fdk", "open_volume"]
+__all__ = ["RESULTS_VERSION", "ScanGeometry", "VolumeGrid", "__version__", "fdk", "open_volume"]
 
 _HOME = {
     "ScanGeometry": "marspipe.scan.geometry",

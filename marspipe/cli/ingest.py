@@ -30,10 +30,11 @@ def ingest(raw: str, out: str, replace: bool, overwrite: bool, master: str | Non
     from marspipe.pipeline.session import command_session
     from marspipe.show.progress import Progress
     from marspipe.store import storage
+    from marspipe.store.lock import held
 
     progress = Progress()
     read_manifest(raw)  # its faults come before Spark
-    with command_session("marspipe ingest", master) as spark:
+    with command_session("marspipe ingest", master) as spark, held(out, "marspipe ingest"):
         scan = open_scan(raw, spark, tolerant=True)
         done = ingest_into(spark, scan, out, progress=progress, replace=replace, overwrite=overwrite)
     for group in done.groups:

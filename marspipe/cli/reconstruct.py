@@ -13,8 +13,9 @@ from marspipe.cli.options import load_recipe, local_slots, master_option, recipe
 @recipe_options
 @click.option("--check", is_flag=True, help="Validate recipe and scan against each other; run nothing.")
 @click.option("--dry-run", is_flag=True, help="Print slabs, bytes, tasks and memory per task; run nothing.")
-@click.option("--overwrite", is_flag=True, help="Replace a committed volume.")
+@click.option("--overwrite", is_flag=True, help="Replace a committed volume, once the new one is finished.")
 @click.option("--resume", is_flag=True, help="Keep results that were made from the same input by the same recipe.")
+@click.option("--keep-versions", type=click.IntRange(min=1), default=1, help="Versions of the volume that stay.")
 @master_option
 def reconstruct(
     raw: str,
@@ -25,6 +26,7 @@ def reconstruct(
     dry_run: bool,
     overwrite: bool,
     resume: bool,
+    keep_versions: int,
     master: str | None,
 ) -> None:
     """Reconstruct a scan: raw files or a frames table in, volume, DICOM series and preview out."""
@@ -41,8 +43,21 @@ def reconstruct(
         return
     progress = Progress()
     with command_session("marspipe reconstruct", master) as spark:
-        results = job.run(spark, source, out, recipe, progress=progress, overwrite=overwrite, resume=resume)
+        results = job.run(
+            spark,
+            source,
+            out,
+            recipe,
+            progress=progress,
+            overwrite=overwrite,
+            resume=resume,
+            keep_versions=keep_versions,
+        )
     click.echo(f"volume     {results.volume_uri}")
+    made = results.reconstructed
+    if made.slabs_kept or made.stages_kept:
+        stages = "".join(f", {stage}" for stage in made.stages_kept)
+        click.echo(f"kept       {made.slabs_kept} of {made.slabs} slabs{stages}: they were there already")
     if results.dicom_uri:
         click.echo(f"dicom      {results.dicom_uri}")
     if results.preview_uri:

@@ -33,17 +33,28 @@ def _kernel_of_task(backend: str, context: TaskContext) -> tuple[str, int]:
 
 @dataclass(frozen=True)
 class BackprojectionStage:
-    """Everything a backprojection task needs to know; travels to the executors."""
+    """Everything a backprojection task needs to know; travels to the executors.
+
+    Attributes
+    ----------
+    plan : ReconstructionPlan
+        Geometry, bins and slabs.
+    backend : str
+        Kernel.
+    tasks : tuple of int
+        Number of the task of each partition.
+    """
 
     plan: ReconstructionPlan
     backend: str
+    tasks: tuple[int, ...]
 
     def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         """Turn the bands of this partition's task, sorted by view, into rows of the volume table."""
         context = TaskContext.get()
         if context is None:
             raise RuntimeError("a backprojection task runs on Spark only")
-        number = context.partitionId()
+        number = self.tasks[context.partitionId()]
         bin_, index = divmod(number, len(self.plan.slabs))
         task = self.plan.slabs[index]
         backend, device = _kernel_of_task(self.backend, context)

@@ -6,6 +6,9 @@ speculative attempt leaves there is never named, so that it never becomes part o
 
 from __future__ import annotations
 
+import os
+import shutil
+import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import groupby
@@ -25,7 +28,6 @@ from marspipe.pipeline.stored_frames import KEY_COLUMNS, StoredFrames, frame_key
 from marspipe.store import storage
 from marspipe.store.schema import table_schema
 
-_ATTEMPTS = 3  # of a file on HDFS, as in marspipe.store.hdfs
 # A view larger than this is cut into several row groups of one file, so that no task holds more.
 LARGEST_ROW_GROUP_BYTES = 256 * MIB
 
@@ -57,6 +59,8 @@ class FrameWriter:
         self.name = f"part-{uuid4().hex}.parquet"
         self.empty = True
         self._uri = storage.join(folder, self.name)
+        # For HDFS a file is put together on this machine first: sending it can be repeated, decoding need not be.
+        self._local = _local_path(self.name) if storage.split(folder)[0] else None
         self._row_group_bytes = row_group_bytes
         self._held: list[Exposure] = []
         self._size = 0
@@ -80,7 +84,7 @@ class FrameWriter:
         """Write rows as one row group."""
         self.empty = False
         if self._file is None:
-            filesystem, path = storage.arrow_filesystem(self._uri)
+            filesystem, path = storage.arrow_filesystem(self._local or self._uri)
             self._file = pq.ParquetWriter(
                 path,
                 table_schema("frames").arrow(),
@@ -100,10 +104,22 @@ class FrameWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if kind is None and self._held:
-            self._flush()
-        if self._file is not None:
-            self._file.close()
+        try:
+            if kind is None and self._held:
+                self._flush()
+            if self._file is not None:
+                self._file.close()
+                if kind is None and self._local is not None:
+                    storage.upload(self._local, self._uri)
+        finally:
+            if self._local is not None:
+                shutil.rmtree(os.path.dirname(self._local))
+
+
+def _local_path(name: str) -> str:
+    """Return a place for a file in a new folder among Spark's local folders."""
+    spark_folders = os.environ.get("SPARK_LOCAL_DIRS")
+    return os.path.join(tempfile.mkdtemp(dir=spark_folders.split(",")[0] if spark_folders else None), name)
 
 
 @dataclass(frozen=True)
@@ -120,18 +136,10 @@ class WriteFrames:
 
     def __call__(self, parts: list[Part]) -> Written:
         """Write the exposures of some parts."""
-        for attempt in range(1, _ATTEMPTS + 1):
-            try:
-                written, read = self._write(parts)
-            except OSError:
-                # The HDFS client does not replace a datanode that dies while it writes; the disk has no such excuse.
-                if attempt == _ATTEMPTS or not storage.split(self.folder)[0]:
-                    raise
-            else:
-                for total, share in zip(self.counted, read, strict=True):
-                    total.add(share)
-                return written
-        raise AssertionError("unreachable")
+        written, read = self._write(parts)
+        for total, share in zip(self.counted, read, strict=True):
+            total.add(share)
+        return written
 
     def _write(self, parts: list[Part]) -> tuple[Written, tuple[int, int]]:
         done, size, frames = Written(), 0, 0

@@ -1,14 +1,17 @@
 """Reconstruct a scan: frames table -> line integrals -> filtered rows -> slabs -> committed volume.
 
 The plan, in order: per view, counters to line integrals; stripes, by angle or in the sinograms; weights and ramp
-filter, cut into the row bands that each slab needs; shuffle so that the bands of (bin, slab) meet in the partition of
-that number, sorted by view; backproject slab by slab; write; commit.
+filter, cut into the row bands that each slab needs; shuffle so that the bands of (bin, slab) meet in one partition,
+sorted by view; backproject slab by slab; write; commit.
+
+A version of the volume is made in a work folder beside the others. What an interrupted job has finished there, tables
+of the early stages and slabs, is not done again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 from uuid import uuid4
 
@@ -37,21 +40,22 @@ from marspipe.pipeline.stripe_bands import plan_row_bands, without_stripes
 from marspipe.pipeline.stripe_sums import AngularStage, without_offsets, write_stripe_offsets
 from marspipe.pipeline.views import Views, corrected_by_position, corrected_in_place, joins_open_beams
 from marspipe.pipeline.watch import watch_stages
+from marspipe.pipeline.work_folder import FILTERED, STRIPE_OFFSETS, WorkFolder
 from marspipe.preprocess.chain_settings import ChainSettings
 from marspipe.recipe import Recipe, content_hash
 from marspipe.scan.energy import counter_bins
 from marspipe.show.progress import Progress
 from marspipe.store import storage
-from marspipe.store.commit import claim_output, commit, committed
+from marspipe.store.commit import committed, refuse_committed, require_writable
 from marspipe.store.pixel_flags import PIXEL_FLAGS_FOLDER
 from marspipe.store.tables import read_table, spark_schema, write_table
+from marspipe.store.versions import add_version, data_folder, keep_newest, remove_unfinished
 
 # Input splits of the filter stage per task slot, unless that would make them too large. A Python task costs some 30 ms
 # before its first row, so small scans are cut no finer than the slots need.
 SPLITS_PER_SLOT = 1
 LARGEST_SPLIT_BYTES = 128 * 2**20
-# Beside the volume while it is made.
-SCRATCH_FOLDER = "_scratch"
+FILTERED_ROW_GROUP_BYTES = 32 * 2**20
 
 
 @dataclass(frozen=True)
@@ -71,14 +75,14 @@ class Reconstruction:
 
     @property
     def content_hash(self) -> str:
-        """Hash of everything the voxels depend on: frames, recipe, grid, geometry and code version."""
+        """Hash of everything the voxels depend on: frames, recipe, grid, geometry and the code's results."""
         return content_hash(
             [
                 self.frames.metadata["content_hash"],
                 self.recipe.content_hash(),
                 self.plan.grid.to_dict(),
                 self.plan.geometry.to_dict(),
-                marspipe.__version__,
+                marspipe.RESULTS_VERSION,
             ]
         )
 
@@ -102,6 +106,31 @@ def prepare(frames_uri: str, recipe: Recipe, slots: int) -> Reconstruction:
     return Reconstruction(frames, measured, recipe, settings, plan)
 
 
+@dataclass(frozen=True)
+class Reconstructed:
+    """What a reconstruction did.
+
+    Attributes
+    ----------
+    volume_uri : str
+        The committed volume.
+    version_uri : str
+        The version of it that was made from these frames by this recipe.
+    slabs : int
+        Slabs of all bins.
+    slabs_kept : int
+        Those that were there already: from an interrupted job, or all of them if the volume was.
+    stages_kept : tuple of str
+        Earlier stages whose tables were there already.
+    """
+
+    volume_uri: str
+    version_uri: str
+    slabs: int
+    slabs_kept: int
+    stages_kept: tuple[str, ...] = ()
+
+
 def reconstruct(
     spark: SparkSession,
     job: Reconstruction,
@@ -110,8 +139,14 @@ def reconstruct(
     progress: Progress,
     overwrite: bool = False,
     resume: bool = False,
-) -> str:
+    keep_versions: int = 1,
+    run_id: str | None = None,
+    before_commit: Callable[[], None] = lambda: None,
+) -> Reconstructed:
     """Reconstruct and commit a volume.
+
+    What an interrupted job of the same content hash has left is used, unless ``overwrite`` is given without
+    ``resume``. Only one job may work in a folder: see :func:`marspipe.store.lock.held`.
 
     Parameters
     ----------
@@ -124,46 +159,97 @@ def reconstruct(
     progress : Progress
         Where to report.
     overwrite : bool
-        Replace a committed volume.
+        Make a new version of a committed volume.
     resume : bool
         Keep a committed volume that was made from the same frames by the same recipe and code.
-
-    Returns
-    -------
-    str
-        Folder of the committed volume.
+    keep_versions : int
+        Versions of the volume that stay, the new one among them.
+    run_id : str, optional
+        Name of the run, for the volume's metadata.
+    before_commit : callable
+        Called before the new version becomes the current one; what it raises prevents that.
 
     Raises
     ------
     OutputExistsError
         If a committed volume is in the way, or the folder cannot be written.
     RunError
-        If the run failed; then nothing is committed.
+        If the run failed; then nothing is committed, and what it finished is kept for the next one.
     """
     volume_uri = storage.join(out_uri, "volume")
     existing = committed(volume_uri)
     if resume and existing is not None and existing.get("content_hash") == job.content_hash:
-        return volume_uri
-    corrections = corrections_of(job)
-    claim_output(volume_uri, overwrite=overwrite)
+        n_tasks = len(existing["files"])
+        return Reconstructed(volume_uri, data_folder(volume_uri, existing), n_tasks, n_tasks)
+    if not overwrite:
+        refuse_committed(volume_uri)
+    require_writable(volume_uri)
     configure(spark)
-    scratch = storage.join(out_uri, SCRATCH_FOLDER)
-    flags_uri = storage.join(scratch, "pixel_flags")
-    try:
+    work = WorkFolder.of(volume_uri, job.content_hash)
+    work.claim(anew=overwrite and not resume)
+    job = _cut_as_before(job, work)
+    done = work.finished(job.plan)
+    missing = tuple(number for number in range(job.plan.n_tasks) if number not in done)
+    kept = _make(spark, job, work, missing, progress)
+    work.clear_scratch()
+    files, statistics = take_stock(work.uri, job.plan)
+    bad_pixels = count_flags_of_bins(work.pixel_flags_uri, len(job.plan.bins))
+    before_commit()
+    metadata = {**_volume_metadata(job, files, statistics, bad_pixels), "run_id": run_id}
+    version = add_version(volume_uri, work.name, metadata)
+    remove_unfinished(volume_uri)
+    keep_newest(volume_uri, keep_versions)
+    return Reconstructed(volume_uri, version.uri, job.plan.n_tasks, len(done), kept)
+
+
+def _cut_as_before(job: Reconstruction, work: WorkFolder) -> Reconstruction:
+    """Return the job with the slabs of an interrupted one, if these fit into a task's memory now."""
+    slices = work.recorded_thickness()
+    if slices is None or slices == job.plan.slabs[0].slab.n_slices:
+        return job
+    run = job.recipe.run.model_copy(update={"slab_slices": slices})
+    recipe = job.recipe.model_copy(update={"run": run})
+    plan = plan_reconstruction(job.measured.geometry, job.plan.bins, recipe, slots=1)
+    return job if plan.task_bytes > job.recipe.run.memory_per_task_mib * 2**20 else replace(job, plan=plan)
+
+
+def _make(
+    spark: SparkSession, job: Reconstruction, work: WorkFolder, missing: tuple[int, ...], progress: Progress
+) -> tuple[str, ...]:
+    """Write the missing slabs into the work folder; return the earlier stages that were there already."""
+    corrections, kept = corrections_of(job), []
+
+    def find_bad_pixels(uri: str) -> None:
         with spark_failures("the search for bad pixels"), watch_stages(spark, progress, ["bad pixels"]):
-            write_pixel_flags(spark, corrections, flags_uri)
-        views = without_rings(spark, job, corrected_views(spark, job, corrections, flags_uri), scratch, progress)
-        with spark_failures("the reconstruction"), watch_stages(spark, progress, _stage_names(job)):
-            slabs = backprojected(filtered_bands(views, job), job)
-            # A tile is a row group: a slice is one ranged read, and the footers know every tile's statistics.
-            write_table(slabs, volume_uri, row_group_bytes=2**27, row_group_rows=1)
-        storage.rename(flags_uri, storage.join(volume_uri, PIXEL_FLAGS_FOLDER))
-    finally:
-        storage.remove_tree(scratch)
-    files, statistics = take_stock(volume_uri, job.plan)
-    bad_pixels = count_flags_of_bins(storage.join(volume_uri, PIXEL_FLAGS_FOLDER), len(job.plan.bins))
-    commit(volume_uri, _volume_metadata(job, files, statistics, bad_pixels))
-    return volume_uri
+            write_pixel_flags(spark, corrections, uri)
+
+    if not work.once(PIXEL_FLAGS_FOLDER, find_bad_pixels):
+        kept.append("bad pixels")
+    if len(missing) < job.plan.n_tasks:
+        progress.note(f"{job.plan.n_tasks - len(missing)} of {job.plan.n_tasks} slabs are there already")
+    if not missing:
+        return tuple(kept)
+    views = corrected_views(spark, job, corrections, work.pixel_flags_uri)
+    views, offsets_kept = without_rings(spark, job, views, work, progress)
+    if offsets_kept:
+        kept.append("stripes")
+    bands = filtered_bands(views, job, missing)
+    names = _stage_names(job)
+    if job.recipe.run.restart_point == "filtered":
+
+        def keep_bands(uri: str) -> None:
+            with spark_failures("filtering"), watch_stages(spark, progress, names[:-1]):
+                write_table(bands, uri, row_group_bytes=FILTERED_ROW_GROUP_BYTES)
+
+        if not work.once(FILTERED, keep_bands):
+            kept.append("filter")
+        bands, names = read_table(spark, work.table_uri(FILTERED), "bands", "task", "view", "pixels"), ["bands"]
+        names += ["backproject"]
+    with spark_failures("the reconstruction"), watch_stages(spark, progress, names):
+        slabs = backprojected(spark, bands, job, missing)
+        # A tile is a row group: a slice is one ranged read, and the footers know every tile's statistics.
+        write_table(slabs, work.uri, row_group_bytes=2**27, row_group_rows=1, add=True)
+    return tuple(kept)
 
 
 def corrections_of(job: Reconstruction) -> Corrections:
@@ -186,22 +272,27 @@ def corrected_views(spark: SparkSession, job: Reconstruction, corrections: Corre
     return corrected_in_place(projections, corrections)
 
 
-def without_rings(spark: SparkSession, job: Reconstruction, views: Views, scratch: str, progress: Progress) -> Views:
-    """Return the line integrals without the stripes that the recipe wants removed."""
+def without_rings(
+    spark: SparkSession, job: Reconstruction, views: Views, work: WorkFolder, progress: Progress
+) -> tuple[Views, bool]:
+    """Return the line integrals without the stripes that the recipe wants removed, and whether a search was spared."""
     stripes, n_bins = job.recipe.preprocess.stripes, len(job.plan.bins)
     by_angle, method = angular_stripes(stripes), sinogram_stripes(stripes)
     n_views, shape = len(job.plan.geometry), job.plan.geometry.detector_shape
     if by_angle is not None:
         stage = AngularStage(n_views, n_bins, shape, by_angle)
-        uri = storage.join(scratch, "stripe_offsets")
-        with spark_failures("the search for stripes"), watch_stages(spark, progress, ["correct", "stripes"]):
-            write_stripe_offsets(views, stage, uri)
-        return without_offsets(views, stage, uri)
+
+        def find_stripes(uri: str) -> None:
+            with spark_failures("the search for stripes"), watch_stages(spark, progress, ["correct", "stripes"]):
+                write_stripe_offsets(views, stage, uri)
+
+        made = work.once(STRIPE_OFFSETS, find_stripes)
+        return without_offsets(views, stage, work.table_uri(STRIPE_OFFSETS)), not made
     if method is not None:
         memory = job.recipe.run.memory_per_task_mib * 2**20
         bands = plan_row_bands(n_views, n_bins, shape, slots=task_slots(spark), memory_bytes=memory)
-        return without_stripes(views, bands, method)
-    return views
+        return without_stripes(views, bands, method), False
+    return views, False
 
 
 def _stage_names(job: Reconstruction) -> list[str]:
@@ -213,9 +304,9 @@ def _stage_names(job: Reconstruction) -> list[str]:
     return [*before, "filter", "backproject"]
 
 
-def filtered_bands(views: Views, job: Reconstruction) -> DataFrame:
-    """Return the bands table of a scan: one row per view and backprojection task."""
-    stage, views_of = FilterStage(job.plan, job.recipe.filter), views.read
+def filtered_bands(views: Views, job: Reconstruction, tasks: tuple[int, ...]) -> DataFrame:
+    """Return the bands table of a scan: one row per view and backprojection task that is to be done."""
+    stage, views_of = FilterStage(job.plan, job.recipe.filter, frozenset(tasks)), views.read
 
     def run(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         yield from stage(views_of(batches))
@@ -223,11 +314,15 @@ def filtered_bands(views: Views, job: Reconstruction) -> DataFrame:
     return views.data.mapInArrow(run, spark_schema("bands"))
 
 
-def backprojected(bands: DataFrame, job: Reconstruction) -> DataFrame:
-    """Return the volume table: partition number = task number, one whole slab each."""
+def backprojected(spark: SparkSession, bands: DataFrame, job: Reconstruction, tasks: tuple[int, ...]) -> DataFrame:
+    """Return the rows of the volume table that some tasks make: one partition, one whole slab, for each."""
     # Placement by number, since hashing would leave some partitions empty and others doubled.
-    placed = bands.repartitionById(job.plan.n_tasks, "task").sortWithinPartitions("view")
-    stage = BackprojectionStage(job.plan, job.recipe.run.backend)
+    number = "task"
+    if len(tasks) < job.plan.n_tasks:
+        places = spark.createDataFrame(list(enumerate(tasks)), "place int, task int")
+        bands, number = bands.join(F.broadcast(places), "task"), "place"
+    placed = bands.repartitionById(len(tasks), number).sortWithinPartitions("view").select("task", "view", "pixels")
+    stage = BackprojectionStage(job.plan, job.recipe.run.backend, tasks)
     return placed.mapInArrow(as_function(stage), spark_schema("volume"))
 
 
@@ -242,6 +337,7 @@ def _volume_metadata(
         "kind": "volume",
         "format": 1,
         "version": marspipe.__version__,
+        "results_version": marspipe.RESULTS_VERSION,
         "scan_id": frames.scan_id,
         "description": frames.metadata.get("description", ""),
         "units": "1/mm",

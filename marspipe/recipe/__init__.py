@@ -116,6 +116,11 @@ class Run(StrictModel):
         description="Corrections of all camera positions in every task, or frames sent to the task that has those of "
         "their position; auto joins where they would take more than a quarter of a task's memory.",
     )
+    restart_point: Literal["none", "filtered"] = Field(
+        "none",
+        description="filtered keeps the filtered rows beside the volume until it is finished: an interrupted run does "
+        "not filter again, at the price of writing and reading them.",
+    )
 
 
 class Output(StrictModel):

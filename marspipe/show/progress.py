@@ -69,6 +69,10 @@ class Progress:
         self._bars: RichProgress | None = None
         self._open_stages = 0
 
+    def note(self, text: str) -> None:
+        """Say something in a line of its own."""
+        self.console.print(text, highlight=False)
+
     @contextmanager
     def stage(self, name: str, *, total: float | None = None, unit: str = "steps") -> Iterator[Stage]:
         """Open a stage; it ends with the block, as done or, on an exception, as failed.

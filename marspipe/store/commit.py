@@ -74,7 +74,7 @@ def committed(uri: str) -> dict[str, Any] | None:
     Raises
     ------
     ScanError
-        If such a change is there and the folder cannot be written.
+        If such a change is there and the folder cannot be written, or the file is damaged.
     """
     unfinished = storage.join(uri, JOURNAL_FILE)
     if storage.exists(unfinished):
@@ -87,7 +87,10 @@ def committed(uri: str) -> dict[str, Any] | None:
     path = storage.join(uri, COMMIT_FILE)
     if not storage.exists(path):
         return None
-    metadata: dict[str, Any] = json.loads(storage.read_bytes(path))
+    try:
+        metadata: dict[str, Any] = json.loads(storage.read_bytes(path))
+    except ValueError as error:
+        raise ScanError(f"{path} is damaged: {error}") from error
     return metadata
 
 
@@ -120,18 +123,3 @@ def require_writable(uri: str) -> None:
         storage.remove(probe)
     except OSError as error:
         raise OutputExistsError(f"{uri} cannot be written: {error}") from error
-
-
-def claim_output(uri: str, *, overwrite: bool) -> None:
-    """Make sure that an output folder is free and can be written.
-
-    Raises
-    ------
-    OutputExistsError
-        If a committed table lies there and ``overwrite`` is false.
-    """
-    if not overwrite:
-        refuse_committed(uri)
-    elif committed(uri) is not None:
-        storage.remove(storage.join(uri, COMMIT_FILE))
-    require_writable(uri)

@@ -11,12 +11,14 @@ import io
 import os
 import re
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, BinaryIO
 
-_WRITE_CHUNK_BYTES = 8 << 20
-_WRITE_ATTEMPTS = 3
+# The client neither replaces a datanode that dies while it writes nor avoids one that is dead, which the namenode goes
+# on offering for minutes. Later attempts therefore want one replica first, which is most likely on a living datanode,
+# and ask for the others when it is there.
+_WRITE_ATTEMPTS = 12
 
 _clients: dict[tuple[int, str], Any] = {}
 _filesystems: dict[tuple[int, str], Any] = {}
@@ -60,8 +62,12 @@ def fsspec_filesystem(root: str) -> Any:
         return _filesystems[key]
 
 
-def write(root: str, path: str, temporary: str, data: bytes | bytearray | memoryview, overwrite: bool) -> None:
+def write(
+    root: str, path: str, temporary: str, chunks: Callable[[], Iterable[bytes | memoryview]], overwrite: bool
+) -> None:
     """Write a file under a temporary name and rename it; a failed attempt is repeated as a whole.
+
+    ``chunks`` gives the content from its beginning, as often as it is called.
 
     Raises
     ------
@@ -80,19 +86,23 @@ def write(root: str, path: str, temporary: str, data: bytes | bytearray | memory
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
     if there is not None and there.isdir:
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-    content = memoryview(data).cast("B")
+    usual_replicas = 0
     for attempt in range(1, _WRITE_ATTEMPTS + 1):
         name = f"{temporary}{attempt}"
         try:
-            with hdfs.create(name, WriteOptions(create_parent=True)) as file:
-                for start in range(0, len(content), _WRITE_CHUNK_BYTES):
-                    file.write(content[start : start + _WRITE_CHUNK_BYTES])
+            replicas = 1 if usual_replicas > 1 else None
+            with hdfs.create(name, WriteOptions(create_parent=True, replication=replicas)) as file:
+                for chunk in chunks():
+                    file.write(chunk)
             hdfs.rename(name, path, overwrite=overwrite)
+            if replicas is not None:
+                hdfs.set_replication(path, usual_replicas)
             return
         except BaseException as error:
             with suppress(OSError, RuntimeError):
+                usual_replicas = usual_replicas or hdfs.get_file_info(name).replication or 0
                 hdfs.delete(name)
-            # The client does not replace a datanode that dies while it writes. What the namenode refuses stays refused.
+            # What the namenode refuses stays refused.
             if (
                 attempt == _WRITE_ATTEMPTS
                 or isinstance(error, _FINAL)

@@ -127,7 +127,7 @@ def _is_abandoned(uri: str, holder: dict[str, Any]) -> bool:
     """Return whether the holder has died; it takes up to a beat to find a living one, longer to give up a dead one."""
     here = _this_process()
     if holder.get("machine") == here["machine"]:
-        return _started(int(holder["pid"])) != holder["process_started"]
+        return bool(_started(int(holder["pid"])) != holder["process_started"])
     give_up = time.monotonic() + ABANDONED_S
     while time.monotonic() < give_up:
         time.sleep(_POLL_S)

@@ -16,6 +16,7 @@ import posixpath
 import re
 import shutil
 import uuid
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -28,6 +29,7 @@ from marspipe.store.hdfs import named_errors
 HDFS_SCHEMES = ("hdfs", "viewfs")
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/")
+_WRITE_CHUNK_BYTES = 8 << 20
 # Large enough for HDF5's small reads, small enough that reading only the headers of a raw file stays cheap.
 _BUFFER_BYTES = 16 << 10
 
@@ -132,9 +134,35 @@ def write_bytes(uri: str, data: bytes | bytearray | memoryview, overwrite: bool 
     temporary = posixpath.join(folder, f".{name}.{uuid.uuid4().hex}.tmp")
     with named_errors(uri):
         if root:
-            hdfs.write(root, path, temporary, data, overwrite)
+            content = memoryview(data).cast("B")
+            starts = range(0, len(content), _WRITE_CHUNK_BYTES)
+            hdfs.write(root, path, temporary, lambda: (content[i : i + _WRITE_CHUNK_BYTES] for i in starts), overwrite)
         else:
             _write_local(path, temporary, data, overwrite)
+
+
+def upload(local_path: str | os.PathLike[str], uri: str) -> None:
+    """Copy a file of the local disk to HDFS, as a whole or not at all; what is there is kept.
+
+    Raises
+    ------
+    FileExistsError
+        If there is a file.
+    OSError
+        If it cannot be read or written.
+    """
+    root, path = split(uri)
+    if not root:
+        raise InputError(f"{uri}: a file is sent to HDFS only")
+    folder, name = posixpath.split(path)
+
+    def chunks() -> Iterator[bytes]:
+        with Path(local_path).open("rb") as file:
+            while chunk := file.read(_WRITE_CHUNK_BYTES):
+                yield chunk
+
+    with named_errors(uri):
+        hdfs.write(root, path, posixpath.join(folder, f".{name}.{uuid.uuid4().hex}.tmp"), chunks, overwrite=False)
 
 
 def exists(uri: str) -> bool:

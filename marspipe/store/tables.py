@@ -34,7 +34,9 @@ def spark_schema(table: str) -> T.StructType:
     )
 
 
-def write_table(data: DataFrame, uri: str, *, row_group_bytes: int, row_group_rows: int | None = None) -> None:
+def write_table(
+    data: DataFrame, uri: str, *, row_group_bytes: int, row_group_rows: int | None = None, add: bool = False
+) -> None:
     """Write a table of large binary rows as uncompressed Parquet, one file per partition.
 
     Parameters
@@ -42,15 +44,19 @@ def write_table(data: DataFrame, uri: str, *, row_group_bytes: int, row_group_ro
     data : DataFrame
         Rows in the order in which they shall lie in the files.
     uri : str
-        Folder; leftovers of a run that was never committed are replaced.
+        Folder; leftovers of a run that was never committed are replaced, unless ``add`` is set.
     row_group_bytes : int
         Row groups close after the first row that reaches this size. Parquet's writer looks at the size only after
         100 rows unless told otherwise, which would buffer gigabytes of pixels.
     row_group_rows : int, optional
         Row groups close after exactly this many rows, if the size has not closed them before.
+    add : bool
+        Add files to those in the folder. The file of a task appears when the task ends, and stays if others fail.
     """
     writer = (
-        data.write.mode("overwrite")
+        data.write.mode("append" if add else "overwrite")
+        # Version 2 renames a task's file in place when the driver lets that attempt, and only that one, commit.
+        .option("mapreduce.fileoutputcommitter.algorithm.version", "2" if add else "1")
         .option("compression", "none")  # photon noise does not compress
         .option("parquet.block.size", str(row_group_bytes))
         .option("parquet.page.size.row.check.min", "1")

@@ -80,7 +80,7 @@ def test_a_helix_through_spark_equals_one_process(spark: SparkSession, spiral: P
     )
     assert all(task.n_views < 0.75 * VIEWS for task in plan.slabs)  # a slab takes the turns around it alone
     assert plan.shuffle_bytes < 0.6 * 4 * VIEWS * 56 * sum(task.n_rows for task in plan.slabs)
-    volume = open_volume(reconstruct(spark, job, str(tmp_path / "out"), progress=quiet()))
+    volume = open_volume(reconstruct(spark, job, str(tmp_path / "out"), progress=quiet()).volume_uri)
 
     with h5py.File(spiral / "spiral.h5") as file:
         flats, darks, counts = (file[f"exchange/{name}"][:] for name in ("data_white", "data_dark", "data"))

@@ -34,7 +34,7 @@ def recipe(*overrides: str) -> Recipe:
 
 
 def run(spark: SparkSession, frames: str, out: str, *overrides: str, **options: bool) -> str:
-    return reconstruct(spark, prepare(frames, recipe(*overrides), 2), out, progress=quiet(), **options)
+    return reconstruct(spark, prepare(frames, recipe(*overrides), 2), out, progress=quiet(), **options).volume_uri
 
 
 def assert_equals_one_process(uri: str, expected: OneProcess) -> None:
@@ -85,7 +85,7 @@ def test_tiles_and_planned_slabs(spark: SparkSession, frames_uri: str, one_proce
     np.testing.assert_array_equal(volume.roi(*window, bin=1), whole[window])
     assert volume.statistics[1]["max"] == pytest.approx(float(whole.max()))
     assert volume.statistics[1]["mean"] == pytest.approx(float(whole.mean(dtype=np.float64)), rel=1e-9)
-    file = pq.ParquetFile(Path(uri) / volume.metadata["files"][0]["path"])
+    file = pq.ParquetFile(Path(volume.data_uri) / volume.metadata["files"][0]["path"])
     assert max(file.read(columns=["rows"]).column(0).to_pylist()) * SIDE * 4 <= 0.01 * 2**20
 
 
@@ -105,18 +105,20 @@ def test_same_input_same_bytes(spark: SparkSession, frames_uri: str, tmp_path: P
         tables = [pq.ParquetFile(p).read() for p in sorted(folder.glob("part-*.parquet"))]
         return [b"".join(t.column("pixels").to_pylist()) for t in tables]
 
-    one, other = (Path(run(spark, frames_uri, str(tmp_path / n))) for n in ("one", "other"))
-    assert content(one) == content(other)
+    one, other = (run(spark, frames_uri, str(tmp_path / n)) for n in ("one", "other"))
+    first, second = (content(Path(open_volume(uri).data_uri)) for uri in (one, other))
+    assert first
+    assert first == second
     assert committed(str(one))["content_hash"] == committed(str(other))["content_hash"]  # type: ignore[index]
 
 
 def test_committed_output(spark: SparkSession, frames_uri: str, out: str) -> None:
     uri = Path(run(spark, frames_uri, out))
-    before = {p.name: p.stat().st_mtime_ns for p in uri.iterdir()}
+    before = {p: p.stat().st_mtime_ns for p in uri.rglob("*")}
     with pytest.raises(OutputExistsError, match="already holds a committed volume"):
         run(spark, frames_uri, out)
     run(spark, frames_uri, out, resume=True)
-    assert {p.name: p.stat().st_mtime_ns for p in uri.iterdir()} == before
+    assert {p: p.stat().st_mtime_ns for p in uri.rglob("*")} == before
     with pytest.raises(OutputExistsError):
         run(spark, frames_uri, out, "filter.window=hann", resume=True)
     run(spark, frames_uri, out, "filter.window=hann", overwrite=True)
@@ -182,8 +184,8 @@ def test_changed_pixels(spark: SparkSession, frames_uri: str, tmp_path: Path, ou
 
 def test_a_flipped_byte_in_a_volume_is_named(spark: SparkSession, frames_uri: str, out: str) -> None:
     uri = Path(run(spark, frames_uri, out))
-    file = open_volume(str(uri)).metadata["files"][1]
-    path = uri / file["path"]
+    whole = open_volume(str(uri))
+    path = Path(whole.data_uri) / whole.metadata["files"][1]["path"]
     footer = pq.ParquetFile(path).metadata
     pixels = next(c for c in range(footer.num_columns) if footer.row_group(30).column(c).path_in_schema == "pixels")
     raw = bytearray(path.read_bytes())
@@ -230,7 +232,7 @@ def test_a_lost_file_of_a_volume_is_named(spark: SparkSession, frames_uri: str, 
     uri = run(spark, frames_uri, out, "run.slab_slices=48")
     volume = open_volume(uri)
     lost = next(f for f in volume.metadata["files"] if f["bin"] == 0 and f["z_first"] == 48)
-    (Path(uri) / lost["path"]).unlink()
+    (Path(volume.data_uri) / lost["path"]).unlink()
     fresh = open_volume(uri)
     with pytest.raises((RunError, FileNotFoundError), match=lost["path"][:10]):
         _ = fresh[0][60]

@@ -23,7 +23,7 @@ GRID = f"grid: {{shape: [{SIDE}, {SIDE}, {SIDE}], voxel_mm: [0.088, 0.088, 0.088
 
 def reconstructed(spark: SparkSession, frames: str, out: Path, *overrides: str) -> list[NDArray[np.float32]]:
     job = prepare(frames, parse_recipe(GRID, "test", overrides), 2)
-    volume = open_volume(reconstruct(spark, job, str(out), progress=quiet()))
+    volume = open_volume(reconstruct(spark, job, str(out), progress=quiet()).volume_uri)
     assert sorted(path.name for path in out.iterdir()) == ["volume"]
     return [np.asarray(volume[bin_]) for bin_ in range(2)]
 
