@@ -16,6 +16,14 @@ PROJECT = Path(__file__).resolve().parents[1]
 CASES = PROJECT.parent / "shared" / "cases"
 
 
+@pytest.fixture(scope="session", autouse=True)
+def catalog_of_the_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep the runs of the tests out of the user's own catalog."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MARSPIPE_CATALOG", f"sqlite:///{tmp_path_factory.mktemp('catalog') / 'catalog.sqlite'}")
+        yield
+
+
 @pytest.fixture(scope="session")
 def spark() -> Iterator[SparkSession]:
     """One Spark session, local[2], for all tests."""

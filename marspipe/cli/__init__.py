@@ -24,6 +24,7 @@ EXIT_FAILED = 3
 COMMANDS = {
     "align": "marspipe.cli.align:align",
     "bench": "marspipe.cli.bench:bench",
+    "catalog": "marspipe.cli.catalog:catalog",
     "demo": "marspipe.cli.demo:demo",
     "ingest": "marspipe.cli.ingest:ingest",
     "inspect": "marspipe.cli.inspect:inspect",

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import click
 
-from marspipe.cli.options import load_recipe, local_slots, master_option, recipe_options
+from marspipe.cli.options import (
+    catalog_option,
+    catalog_to_record_in,
+    load_recipe,
+    local_slots,
+    master_option,
+    recipe_options,
+)
 
 
 @click.command()
@@ -16,6 +23,7 @@ from marspipe.cli.options import load_recipe, local_slots, master_option, recipe
 @click.option("--overwrite", is_flag=True, help="Replace a committed volume, once the new one is finished.")
 @click.option("--resume", is_flag=True, help="Keep results that were made from the same input by the same recipe.")
 @click.option("--keep-versions", type=click.IntRange(min=1), default=1, help="Versions of the volume that stay.")
+@catalog_option
 @master_option
 def reconstruct(
     raw: str,
@@ -27,12 +35,14 @@ def reconstruct(
     overwrite: bool,
     resume: bool,
     keep_versions: int,
+    catalog_url: str | None,
     master: str | None,
 ) -> None:
     """Reconstruct a scan: raw files or a frames table in, volume, DICOM series and preview out."""
     from marspipe.pipeline import run as job
+    from marspipe.pipeline.recording import record_results, recorded, remembered
     from marspipe.pipeline.session import command_session
-    from marspipe.pipeline.source import open_source
+    from marspipe.pipeline.source import is_table, open_source, scan_id_of
     from marspipe.show.progress import Progress
 
     recipe = load_recipe(recipe_uri, overrides)
@@ -41,18 +51,28 @@ def reconstruct(
     if check or dry_run:
         click.echo(plan.describe() if dry_run else f"recipe {recipe.name} ({recipe.content_hash()}) fits {raw}")
         return
-    progress = Progress()
-    with command_session("marspipe reconstruct", master) as spark:
+    catalog = catalog_to_record_in(catalog_url)
+    known = {
+        "recipe_uri": remembered(recipe, recipe_uri, changed=bool(overrides)),
+        "out_uri": out,
+        "frames_uri" if is_table(source) else "raw_uri": raw,
+    }
+    with (
+        command_session("marspipe reconstruct", master) as spark,
+        recorded(catalog, "reconstruct", scan_id_of(source), out, recipe=recipe, **known) as record,
+    ):
         results = job.run(
             spark,
             source,
             out,
             recipe,
-            progress=progress,
+            progress=Progress(),
             overwrite=overwrite,
             resume=resume,
             keep_versions=keep_versions,
+            run_id=record.run_id,
         )
+        record_results(record, out, results.reconstructed)
     click.echo(f"volume     {results.volume_uri}")
     made = results.reconstructed
     if made.slabs_kept or made.stages_kept:

@@ -337,7 +337,7 @@ class _Ingest:
             "counter_depth_bits": camera.counter_depth_bits,
             "tube": scan.manifest.tube.model_dump(mode="json") if scan.manifest.tube else None,
             "acquired_at": camera.acquired_at,
-            "source": scan.manifest_uri,
+            "source": storage.absolute(scan.manifest_uri),
             "fingerprint": fingerprint(scan),
             "content_hash": found.content,
             "pixel_bytes": found.pixel_bytes,

@@ -28,6 +28,7 @@ from marspipe.pipeline.corrections import angular_stripes, settings_for, sinogra
 from marspipe.pipeline.exposures import FRAME_COLUMNS
 from marspipe.pipeline.failures import spark_failures
 from marspipe.pipeline.filter_views import FilterStage
+from marspipe.pipeline.gpu import gpu_profile
 from marspipe.pipeline.line_integrals import Corrections
 from marspipe.pipeline.pixel_flags import count_flags_of_bins, write_pixel_flags
 from marspipe.pipeline.plan import ReconstructionPlan, plan_reconstruction
@@ -323,7 +324,8 @@ def backprojected(spark: SparkSession, bands: DataFrame, job: Reconstruction, ta
         bands, number = bands.join(F.broadcast(places), "task"), "place"
     placed = bands.repartitionById(len(tasks), number).sortWithinPartitions("view").select("task", "view", "pixels")
     stage = BackprojectionStage(job.plan, job.recipe.run.backend, tasks)
-    return placed.mapInArrow(as_function(stage), spark_schema("volume"))
+    profile = gpu_profile(spark, job.recipe.run.backend)
+    return placed.mapInArrow(as_function(stage), spark_schema("volume"), False, profile)
 
 
 def _volume_metadata(
@@ -353,7 +355,7 @@ def _volume_metadata(
         "filter": recipe.filter.model_dump(mode="json"),
         "recipe": recipe.model_dump(mode="json"),
         "recipe_hash": recipe.content_hash(),
-        "frames_uri": frames.uri,
+        "frames_uri": storage.absolute(frames.uri),
         "frames_hash": frames.metadata["content_hash"],
         "content_hash": job.content_hash,
         "statistics": statistics,

@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import re
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from pyspark import SparkConf
 from pyspark.sql import SparkSession
 
 from marspipe import machine
@@ -17,6 +19,30 @@ from marspipe.resources import resource_path
 
 # Arrow batches of pixels between the JVM and its Python workers.
 ARROW_BATCH_BYTES = 4 * 2**20
+
+# Of conf/spark/local.conf, what every session must have, wherever it runs; conf/spark/*.conf say why.
+_EVERYWHERE = (
+    "spark.shuffle.compress",
+    "spark.shuffle.spill.compress",
+    "spark.shuffle.sort.bypassMergeThreshold",
+    "spark.sql.shuffle.partitions",
+    "spark.sql.execution.arrow.pyspark.validateSchema.enabled",
+    "spark.hadoop.fs.file.impl",
+)
+# What the executors of a cluster need beside it. A task runs in one thread; numba keeps what it compiles in the
+# executor's own folder, since the environment may be read-only, and its user without a home.
+_EXECUTORS = {
+    "spark.executor.extraJavaOptions": "-XX:+UseParallelGC",
+    "spark.executorEnv.NUMBA_CACHE_DIR": "numba-cache",
+    "spark.executorEnv.NUMBA_NUM_THREADS": "1",
+    "spark.executorEnv.OMP_NUM_THREADS": "1",
+}
+
+# How long a job waits for the executors of a cluster before it cuts the work for those that are there.
+EXECUTORS_WAIT_S = 30.0
+_SETTLED_S = 10.0
+_POLL_S = 0.25
+_slots: dict[str, int] = {}
 
 
 def require_machine() -> None:
@@ -106,8 +132,7 @@ def command_session(name: str, master: str | None = None) -> Iterator[SparkSessi
         yield active
         return
     if "PYSPARK_GATEWAY_PORT" in os.environ:  # started by spark-submit, which has set everything
-        builder: SparkSession.Builder = SparkSession.builder
-        spark = builder.appName(name).getOrCreate()
+        spark = _submitted_session(name)
     else:
         spark = local_session(master, spark__app__name=name)
     try:
@@ -116,6 +141,83 @@ def command_session(name: str, master: str | None = None) -> Iterator[SparkSessi
         spark.stop()
 
 
+def _submitted_session(name: str) -> SparkSession:
+    """Start the session that ``spark-submit`` configured, completed by what it left open."""
+    submitted = SparkConf()
+    local = read_spark_conf(resource_path("conf/spark/local.conf"))
+    wanted = {key: local[key] for key in _EVERYWHERE}
+    if _is_cluster(submitted.get("spark.master", "local") or "local"):
+        wanted |= _EXECUTORS
+    builder: SparkSession.Builder = SparkSession.builder
+    if not submitted.contains("spark.app.name") or submitted.get("spark.submit.deployMode", "client") == "client":
+        builder = builder.appName(name)
+    for key, value in wanted.items():
+        if not submitted.contains(key):
+            builder = builder.config(key, value)
+    return builder.getOrCreate()
+
+
+def _is_cluster(master: str) -> bool:
+    return not master.startswith("local") or master.startswith("local-cluster")
+
+
 def task_slots(spark: SparkSession) -> int:
-    """Return how many tasks run at once."""
-    return max(1, int(spark.sparkContext.defaultParallelism))
+    """Return how many tasks run at once, the same number for the life of a session.
+
+    Spark's own ``defaultParallelism`` counts the cores of the executors that have registered so far, so that a job
+    which asks early cuts its work for the first of them. This asks what the session was promised; where no number was
+    promised, it waits until the executors are there.
+    """
+    application = str(spark.sparkContext.applicationId)
+    if application not in _slots:
+        _slots[application] = max(1, _count_slots(spark))
+    return _slots[application]
+
+
+def _count_slots(spark: SparkSession) -> int:
+    context = spark.sparkContext
+    conf, master = context.getConf(), str(context.master)
+
+    def number(key: str, default: int) -> int:
+        return int(conf.get(key, str(default)) or default)
+
+    task_cpus = number("spark.task.cpus", 1)
+    if not _is_cluster(master):
+        threads = re.fullmatch(r"local\[(\d+|\*)(?:,\s*\d+)?\]", master)
+        cores = 1 if threads is None else os.cpu_count() or 1 if threads[1] == "*" else int(threads[1])
+        return cores // task_cpus
+    dynamic = conf.get("spark.dynamicAllocation.enabled", "false") == "true"
+    if master == "yarn" or master.startswith("k8s://"):
+        executors = number("spark.executor.instances", 0 if dynamic else 2)
+        if dynamic:
+            executors = max(executors, number("spark.dynamicAllocation.maxExecutors", 0))
+        if executors:
+            return executors * (number("spark.executor.cores", 1) // task_cpus)
+    promised = number("spark.cores.max", 0) or None
+    if cluster := re.fullmatch(r"local-cluster\[\s*(\d+)\s*,\s*(\d+)\s*,\s*\d+\s*\]", master):
+        promised = min(promised or sys.maxsize, int(cluster[1]) * int(cluster[2]))
+    return _wait_for_slots(spark, task_cpus, promised)
+
+
+def _wait_for_slots(spark: SparkSession, task_cpus: int, promised_cores: int | None) -> int:
+    """Return the task slots of the executors, once they have the promised cores or no more of them come."""
+    start = changed = time.monotonic()
+    cores: list[int] = []
+    while (now := time.monotonic()) - start < EXECUTORS_WAIT_S:
+        found = _executor_cores(spark)
+        if len(found) != len(cores):
+            cores, changed = found, now
+        if promised_cores is not None and sum(cores) >= promised_cores:
+            break
+        # Executors come seconds apart; a cluster may have fewer cores than the job may use at most.
+        if cores and now - changed >= _SETTLED_S:
+            break
+        time.sleep(_POLL_S)
+    return sum(n // task_cpus for n in cores)
+
+
+def _executor_cores(spark: SparkSession) -> list[int]:
+    """Return the cores of each executor that has registered."""
+    executors = spark.sparkContext._jsc.sc().statusStore().executorList(True)
+    found = [executors.apply(i) for i in range(executors.size())]
+    return [int(executor.totalCores()) for executor in found if executor.id() != "driver"]

@@ -60,3 +60,13 @@ def tube_of(source: RawScan | FramesTable) -> dict[str, Any] | None:
         tube: dict[str, Any] | None = source.metadata.get("tube")
         return tube
     return source.manifest.tube.model_dump(mode="json") if source.manifest.tube else None
+
+
+def is_table(source: RawScan | FramesTable) -> bool:
+    """Return whether a source is a frames table, and not raw files."""
+    return isinstance(source, FramesTable)
+
+
+def scan_id_of(source: RawScan | FramesTable) -> str:
+    """Return the name of the scan."""
+    return source.scan_id if isinstance(source, FramesTable) else source.manifest.scan_id

@@ -85,7 +85,7 @@ def held(folder_uri: str, doing: str, *, name: str = LOCK_FILE) -> Iterator[Lock
         If nothing can be written there.
     """
     uri = storage.join(folder_uri, name)
-    content = {"token": uuid4().hex, "count": 0, "doing": doing, "since": _now(), **_this_process()}
+    content = {"token": uuid4().hex, "count": 0, "doing": doing, "since": _now(), **this_process()}
     try:
         storage.make_dirs(folder_uri)
         while not _take(uri, content):
@@ -125,9 +125,9 @@ def _read(uri: str) -> dict[str, Any] | None:
 
 def _is_abandoned(uri: str, holder: dict[str, Any]) -> bool:
     """Return whether the holder has died; it takes up to a beat to find a living one, longer to give up a dead one."""
-    here = _this_process()
+    here = this_process()
     if holder.get("machine") == here["machine"]:
-        return bool(_started(int(holder["pid"])) != holder["process_started"])
+        return bool(started(int(holder["pid"])) != holder["process_started"])
     give_up = time.monotonic() + ABANDONED_S
     while time.monotonic() < give_up:
         time.sleep(_POLL_S)
@@ -149,17 +149,17 @@ def _clear(uri: str, holder: dict[str, Any]) -> None:
         storage.remove(aside)
 
 
-def _this_process() -> dict[str, Any]:
+def this_process() -> dict[str, Any]:
     """Return what identifies this process: the machine since its last start, or the container, and the process."""
     machine = [socket.gethostname()]
     for source in ("/proc/sys/kernel/random/boot_id", "/proc/self/ns/pid"):
         with suppress(OSError):
             machine.append(os.readlink(source) if source.endswith("pid") else Path(source).read_text().strip())
     pid = os.getpid()
-    return {"host": machine[0], "machine": " ".join(machine), "pid": pid, "process_started": _started(pid)}
+    return {"host": machine[0], "machine": " ".join(machine), "pid": pid, "process_started": started(pid)}
 
 
-def _started(pid: int) -> str | None:
+def started(pid: int) -> str | None:
     """Return when a running process of this machine was started, in the kernel's ticks; None if there is none."""
     try:
         # The name in parentheses may hold anything; after it come the third field, the state, and so on.

@@ -79,6 +79,20 @@ def join(uri: str, *parts: str) -> str:
     return f"{uri.rstrip('/')}/{tail}"
 
 
+def absolute(uri: str) -> str:
+    """Return the one form of a URI by which two can be compared: absolute, without ``file:`` and a last slash.
+
+    Examples
+    --------
+    >>> absolute("hdfs://namenode:9000/scans/../raw/")
+    'hdfs://namenode:9000/raw'
+    """
+    root, path = split(uri)
+    if root:
+        return root + (posixpath.normpath("/" + path.lstrip("/")) if path.strip("/") else "/")
+    return os.path.abspath(path)
+
+
 def open_input(uri: str) -> BinaryIO:
     """Open a file for reading: a seekable binary file, on HDFS with ranged reads behind a small buffer.
 

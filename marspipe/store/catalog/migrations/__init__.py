@@ -1,0 +1,1 @@
+"""Alembic's folder: ``versions`` holds one script per revision of the catalog's tables."""

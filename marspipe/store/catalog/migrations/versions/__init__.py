@@ -1,0 +1,1 @@
+"""Revisions of the catalog's tables, one script each; a script that was released never changes."""
