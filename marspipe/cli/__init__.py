@@ -28,8 +28,10 @@ COMMANDS = {
     "demo": "marspipe.cli.demo:demo",
     "ingest": "marspipe.cli.ingest:ingest",
     "inspect": "marspipe.cli.inspect:inspect",
+    "plan": "marspipe.cli.plan:plan",
     "preview": "marspipe.cli.reconstruct:preview",
     "reconstruct": "marspipe.cli.reconstruct:reconstruct",
+    "reprocess": "marspipe.cli.reprocess:reprocess",
     "simulate": "marspipe.cli.simulate:simulate",
 }
 

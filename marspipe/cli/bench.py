@@ -17,7 +17,9 @@ from marspipe.cli.options import master_option
 if TYPE_CHECKING:
     from marspipe.bench.measure import Result
 
-PARTS = ("kernel", "filter", "fdk", "pipeline", "readers", "ingest", "peers")
+PARTS = ("kernel", "filter", "fdk", "pipeline", "readers", "ingest", "peers", "retrieval", "scaling")
+# Only when asked for by name: it takes many minutes.
+LONG_PARTS = ("large",)
 CUDA_PARTS = ("kernel", "fdk", "peers")
 # voxels along each axis, views, detector rows and columns
 SIZES = {
@@ -32,6 +34,10 @@ CUDA_SIZES = {
 }
 # raw scan that is ingested, MB
 INGEST_MB = {"small": 200, "medium": 2000, "large": 2000}
+# voxels along each axis, views, detector rows and columns of the job that is repeated with more task slots
+SCALING = {"small": (128, 180, 192), "medium": (256, 360, 384), "large": (256, 720, 512)}
+# slices of 512 x 512 in the volume that single slices are read from
+RETRIEVAL_SLICES = {"small": 64, "medium": 512, "large": 512}
 # Larger volumes go through the device in slabs of slices, and are not reconstructed whole.
 CUDA_WHOLE_VOXELS = 1024
 
@@ -49,11 +55,22 @@ FIGURES = {
     "volume_mib": "MiB volume",
     "line_integrals_mib": "MiB line integrals",
     "max_memory_mib": "MiB allowed",
+    "median_ms": "ms median",
+    "p95_ms": "ms 95th percentile",
+    "kib_read": "KiB read per slice",
+    "ranged_reads": "ranged reads per slice",
+    "speed_up": "x 1 slot",
+    "times_planned_shuffle": "x planned shuffle",
+    "executor_peak_gib": "GiB peak of an executor",
+    "jvm_peak_mib": "MiB peak of its JVM",
+    "python_peak_mib": "MiB peak of its Python workers",
+    "planned_task_mib": "MiB planned per task",
+    "spilled_mib": "MiB spilled",
 }
 
 
 @click.command()
-@click.argument("what", nargs=-1, type=click.Choice(PARTS))
+@click.argument("what", nargs=-1, type=click.Choice((*PARTS, *LONG_PARTS)))
 @click.option(
     "--size",
     type=click.Choice(list(SIZES)),
@@ -69,12 +86,27 @@ FIGURES = {
 @click.option(
     "--threads", type=click.IntRange(min=1), help="Number of threads; by default 1, 2 and all cores, one by one."
 )
+@click.option(
+    "--hdfs",
+    metavar="URI",
+    help="Folder for retrieval's volume, hdfs:// for instance; removed at the end. By default a local one.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @master_option
 def bench(
-    what: tuple[str, ...], size: str, backend: str, threads: int | None, as_json: bool, master: str | None
+    what: tuple[str, ...],
+    size: str,
+    backend: str,
+    threads: int | None,
+    hdfs: str | None,
+    as_json: bool,
+    master: str | None,
 ) -> None:
-    """Measure kernels, filter, fdk(), Spark pipeline, readers, ingest, and the peers on this machine; by default all.
+    """Measure this machine: kernels, filter, fdk(), Spark pipeline, readers, ingest, peers, retrieval, scaling.
+
+    By default all of them. Retrieval is one slice of a stored volume; scaling the same job with 1 and 2 task slots and
+    on a cluster of 2 workers that it starts and stops. "large" must be asked for by name: 1024^3 voxels by executors
+    of less than 2 GiB.
 
     Peers are ITK-RTK and ASTRA where they are installed (extra "bench"): same scan, same line integrals, side by side.
     """
@@ -90,6 +122,7 @@ def bench(
     notes: list[str] = []
     if backend != "cuda":
         _on_cpu(what or PARTS, size, threads, master, results, notes)
+        _on_stores_and_clusters(what or PARTS, size, hdfs, results)
     if device is not None:
         machine["cuda"] = device
         _on_cuda([part for part in CUDA_PARTS if part in (what or PARTS)], size, results, notes)
@@ -143,6 +176,22 @@ def _on_cpu(
         ):
             results += compared.results
             notes += compared.notes
+
+
+def _on_stores_and_clusters(what: tuple[str, ...], size: str, hdfs: str | None, results: list[Result]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        if "retrieval" in what:
+            from marspipe.pipeline.benchmark_retrieval import bench_retrieval
+
+            results += bench_retrieval(hdfs or folder, slices=RETRIEVAL_SLICES[size])
+        if "scaling" in what:
+            from marspipe.pipeline.benchmark_cluster import bench_scaling
+
+            results += bench_scaling(Path(folder, "scaling"), *SCALING[size])
+        if "large" in what:
+            from marspipe.pipeline.benchmark_cluster import bench_large
+
+            results += bench_large(Path(folder, "large"))
 
 
 def _on_cuda(what: list[str], size: str, results: list[Result], notes: list[str]) -> None:

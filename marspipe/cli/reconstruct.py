@@ -72,7 +72,7 @@ def reconstruct(
             keep_versions=keep_versions,
             run_id=record.run_id,
         )
-        record_results(record, out, results.reconstructed)
+        record_results(record, out, results.reconstructed, known["recipe_uri"])
     click.echo(f"volume     {results.volume_uri}")
     made = results.reconstructed
     if made.slabs_kept or made.stages_kept:

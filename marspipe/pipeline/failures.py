@@ -17,6 +17,11 @@ _RAISED = re.compile(r"^(?:marspipe\.errors\.)(\w+): (.*)$", re.MULTILINE)
 _PYTHON_RAISED = re.compile(r"^((?!py4j)(?:\w+\.)*[A-Z]\w*(?:Error|Interrupt): .*)$", re.MULTILINE)
 _SPARK_CLASS = re.compile(r"\[[A-Z_.]+\] .*")
 _CAUSED_BY = re.compile(r"Caused by: (.*)")
+# What Spark says of the place that was written to names no reason, and what says the reason names no place.
+_WRITING_TO = re.compile(r"Task failed while writing rows to (?:file:(?=/))?(.*?)\.? SQLSTATE")
+_FULL = re.compile(r"(No space left on device|Disk quota exceeded|(?<=QuotaExceededException: )The .* is exceeded.*)")
+_LOST = re.compile(r"failed (\d+) times.*ExecutorLostFailure \(executor .*?\) Reason: (.*)")
+_CRASHED = "Python worker exited unexpectedly"
 
 
 @contextmanager
@@ -40,7 +45,16 @@ def spark_failures(doing: str) -> Iterator[None]:
 
 
 def _cause(text: str) -> str:
-    """Return the line of Spark's message that says most: a Python error of a task, an error class of Spark, a cause."""
+    """Return what says most of Spark's message: a Python error of a task, what is full or has died, Spark's own class."""
+    full, place, lost = _FULL.findall(text), _WRITING_TO.findall(text), _LOST.search(text)
+    if full:
+        return f"{full[-1].strip()}, while {place[-1]} was written" if place else str(full[-1]).strip()
+    if lost:
+        return f"executors died under the same task {lost[1]} times: {lost[2].strip()}"
+    if _CRASHED in text and not _PYTHON_RAISED.search(text):
+        return (
+            "a Python worker of Spark died, killed or for want of memory (run.memory_per_task_mib bounds what it takes)"
+        )
     for pattern in (_PYTHON_RAISED, _SPARK_CLASS, _CAUSED_BY):
         found = pattern.findall(text)
         if found:

@@ -78,7 +78,7 @@ def remembered(recipe: Recipe, recipe_uri: str | None, *, changed: bool) -> str:
 
 @contextmanager
 def recorded(
-    catalog: Catalog | None, kind: str, scan_id: str, out_uri: str, *, recipe: Recipe | None = None, **scan: Any
+    catalog: Catalog | None, kind: str, scan_id: str, out_uri: str, /, *, recipe: Recipe | None = None, **scan: Any
 ) -> Iterator[Recording]:
     """Record a run; an exception inside ends it as failed.
 
@@ -103,6 +103,8 @@ def recorded(
         recipe_hash = recipe.content_hash() if recipe else None
         if recipe is not None:
             catalog.put_recipe(recipe.content_hash(), recipe.name, recipe.model_dump(mode="json"))
+        if catalog.scan(scan_id) is not None:
+            scan.pop("recipe_uri", None)  # a recipe replaces the one before when it has made a volume
         catalog.put_scan(scan_id, **scan)
         catalog.start_run(kind, scan_id, run_id=run.run_id, out_uri=out_uri, recipe_hash=recipe_hash)
     try:
@@ -146,8 +148,8 @@ def record_volume(catalog: Catalog, out_uri: str, volume_uri: str) -> int:
     return len(there)
 
 
-def record_results(run: Recording, out_uri: str, made: Reconstructed) -> None:
-    """Note what a reconstruction made, and tell the catalog of its volume."""
+def record_results(run: Recording, out_uri: str, made: Reconstructed, recipe_uri: str | None = None) -> None:
+    """Note what a reconstruction made, and tell the catalog of its volume and of the scan's recipe."""
     metadata = require_committed(made.version_uri, "volume")
     run.state = "done" if metadata.get("run_id") == run.run_id else "kept"
     run.content_hash = metadata["content_hash"]
@@ -155,6 +157,7 @@ def record_results(run: Recording, out_uri: str, made: Reconstructed) -> None:
     if run.catalog is not None:
         with _warned():
             run.details["versions"] = record_volume(run.catalog, out_uri, made.volume_uri)
+            run.catalog.put_scan(metadata["scan_id"], recipe_uri=recipe_uri, out_uri=out_uri)
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from marspipe.recipe import content_hash
 from marspipe.scan.energy import Counter
 from marspipe.scan.geometry import ScanGeometry
 from marspipe.store.commit import require_committed
-from marspipe.store.tables import spark_schema
+from marspipe.store.tables import read_files
 
 
 @dataclass(frozen=True)
@@ -142,7 +142,7 @@ class Survey:
 
 def read_frames(spark: SparkSession, paths: list[str]) -> DataFrame:
     """Return the frames in some files, committed or not."""
-    return spark.read.schema(spark_schema("frames")).parquet(*paths)
+    return read_files(spark, paths, "frames")
 
 
 def survey(

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from pyspark import SparkConf
+from pyspark import SparkConf, SparkContext
 from pyspark.sql import SparkSession
 
 from marspipe import machine
@@ -32,7 +32,6 @@ _EVERYWHERE = (
 # What the executors of a cluster need beside it. A task runs in one thread; numba keeps what it compiles in the
 # executor's own folder, since the environment may be read-only, and its user without a home.
 _EXECUTORS = {
-    "spark.executor.extraJavaOptions": "-XX:+UseParallelGC",
     "spark.executorEnv.NUMBA_CACHE_DIR": "numba-cache",
     "spark.executorEnv.NUMBA_NUM_THREADS": "1",
     "spark.executorEnv.OMP_NUM_THREADS": "1",
@@ -43,6 +42,10 @@ EXECUTORS_WAIT_S = 30.0
 _SETTLED_S = 10.0
 _POLL_S = 0.25
 _slots: dict[str, int] = {}
+
+# Rows of megabytes are what the default collector handles worst.
+_JAVA_OPTIONS = "spark.executor.extraJavaOptions"
+_COLLECTOR = "-XX:+UseParallelGC"
 
 
 def require_machine() -> None:
@@ -143,16 +146,22 @@ def command_session(name: str, master: str | None = None) -> Iterator[SparkSessi
 
 def _submitted_session(name: str) -> SparkSession:
     """Start the session that ``spark-submit`` configured, completed by what it left open."""
+    # Without the JVM that spark-submit has started, a SparkConf is empty.
+    SparkContext._ensure_initialized()
     submitted = SparkConf()
     local = read_spark_conf(resource_path("conf/spark/local.conf"))
     wanted = {key: local[key] for key in _EVERYWHERE}
     if _is_cluster(submitted.get("spark.master", "local") or "local"):
         wanted |= _EXECUTORS
+        # spark-submit may have put options of its own there.
+        java_options = submitted.get(_JAVA_OPTIONS, "") or ""
+        if re.search(r"-XX:\+Use\w+GC", java_options) is None:
+            wanted[_JAVA_OPTIONS] = f"{java_options} {_COLLECTOR}".strip()
     builder: SparkSession.Builder = SparkSession.builder
     if not submitted.contains("spark.app.name") or submitted.get("spark.submit.deployMode", "client") == "client":
         builder = builder.appName(name)
     for key, value in wanted.items():
-        if not submitted.contains(key):
+        if key == _JAVA_OPTIONS or not submitted.contains(key):
             builder = builder.config(key, value)
     return builder.getOrCreate()
 

@@ -91,9 +91,11 @@ def write(
         name = f"{temporary}{attempt}"
         try:
             replicas = 1 if usual_replicas > 1 else None
-            with hdfs.create(name, WriteOptions(create_parent=True, replication=replicas)) as file:
-                for chunk in chunks():
-                    file.write(chunk)
+            # Not closed after a failure: the client would try for 16 s to complete what cannot be completed.
+            file = hdfs.create(name, WriteOptions(create_parent=True, replication=replicas))
+            for chunk in chunks():
+                file.write(chunk)
+            file.close()
             hdfs.rename(name, path, overwrite=overwrite)
             if replicas is not None:
                 hdfs.set_replication(path, usual_replicas)
@@ -151,6 +153,11 @@ class RangedFile(io.RawIOBase):
             raise OSError(errno.EINVAL, "seek before the beginning of the file", self._uri)
         self._position = start + offset
         return self._position
+
+    def readall(self) -> bytes:
+        """Fetch the rest of the file at once, and not in the small pieces of the base class."""
+        content = bytearray(max(0, self._size - self._position))
+        return bytes(content[: self.readinto(content)])
 
     def readinto(self, buffer: Any) -> int:
         """Fetch the next bytes into a buffer and return how many."""

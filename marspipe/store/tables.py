@@ -5,6 +5,8 @@ What commits a table is said in :mod:`marspipe.store.commit`.
 
 from __future__ import annotations
 
+import re
+
 import pyarrow as pa
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import types as T
@@ -20,6 +22,8 @@ _SPARK_TYPES: dict[str, type[T.DataType]] = {
     "float64": T.DoubleType,
     "binary": T.BinaryType,
 }
+# Spark takes these in a path for a pattern unless a backslash is before them.
+_GLOB = re.compile(r"[\[\]{}*?\\]")
 
 
 def as_spark(schema: pa.Schema) -> T.StructType:
@@ -74,4 +78,9 @@ def write_table(
 
 def read_table(spark: SparkSession, uri: str, table: str, *columns: str) -> DataFrame:
     """Return the given columns of a table, with its schema from ``schemas/`` instead of a look into the files."""
-    return spark.read.schema(spark_schema(table)).parquet(uri).select(*columns)
+    return read_files(spark, [uri], table).select(*columns)
+
+
+def read_files(spark: SparkSession, uris: list[str], table: str) -> DataFrame:
+    """Return all columns of some files or folders of a table."""
+    return spark.read.schema(spark_schema(table)).parquet(*(_GLOB.sub(r"\\\g<0>", uri) for uri in uris))

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import operator
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from marspipe.errors import RunError, ScanError
@@ -15,30 +13,18 @@ from marspipe.scan.energy import EnergyBin
 from marspipe.scan.geometry import ScanGeometry
 from marspipe.scan.grid import AXES, VolumeGrid
 from marspipe.store import storage
-from marspipe.store.blobs import checksum, pixels_of
 from marspipe.store.commit import require_committed
 from marspipe.store.pixel_flags import PIXEL_FLAGS_FOLDER, read_pixel_flags
+from marspipe.store.tile_file import TileFile
 from marspipe.store.versions import data_folder
 
 Float32Array = NDArray[np.float32]
 
 _Range = slice | None  # the class below has a method named slice
 
-_COLUMNS = ["bin", "z", "y_first", "rows", "cols", "pixels", "checksum"]
-
-
-@dataclass(frozen=True)
-class _Piece:
-    """A run of row groups of one file that holds slices ``z_first..z_last`` of a bin."""
-
-    path: str
-    row_group: int
-    z_first: int
-    z_last: int
-
 
 class Volume:
-    """A finished volume on disk or HDFS; pixels are read when asked for, one slice at a time.
+    """A finished volume on disk or HDFS; pixels are read when asked for. Threads may share it, and forked processes.
 
     Attributes
     ----------
@@ -70,9 +56,11 @@ class Volume:
         self.units = str(self.metadata["units"])
         self.statistics: list[dict[str, float]] = self.metadata["statistics"]
         self.data_uri = data_folder(uri, self.metadata)
-        self._filesystem, self._root = storage.arrow_filesystem(self.data_uri)
-        self._files: dict[str, pq.ParquetFile] = {}
-        self._pieces: dict[int, list[_Piece]] = {}
+        self._files: list[list[TileFile]] = [[] for _ in self.bins]
+        for entry in self.metadata["files"]:
+            uri = storage.join(self.data_uri, entry["path"])
+            place = entry["bin"], entry["z_first"], entry["z_last"]
+            self._files[entry["bin"]].append(TileFile(uri, *place, self.shape[1:]))
 
     def __repr__(self) -> str:
         labels = ", ".join(b.label for b in self.bins)
@@ -109,8 +97,8 @@ class Volume:
         Returns
         -------
         ndarray, float32, 1/mm
-            [y, x] for z, [z, x] for y, [z, y] for x. A z slice is one ranged read; the others read every slice of
-            the bin once, one at a time.
+            [y, x] for z, [z, x] for y, [z, y] for x. A z slice is one ranged read once the footer of its file is
+            known; y reads one tile of every slice, x all of them, a few MiB at a time.
         """
         if axis not in AXES:
             raise ScanError(f"axis must be 'z', 'y' or 'x', got {axis!r}")
@@ -126,25 +114,13 @@ class Volume:
         nz, ny, nx = window.shape
         out = np.empty(window.shape, dtype=np.float32)
         filled = np.zeros(nz, dtype=np.int64)
-        for piece in self._index_of(bin):
-            if piece.z_last < z0 or piece.z_first >= z0 + nz:
-                continue
-            table = self._file(piece.path).read_row_group(piece.row_group, columns=_COLUMNS)
-            for batch in table.to_batches():
-                column = {name: batch.column(name) for name in _COLUMNS}
-                for row in range(batch.num_rows):
-                    k = column["z"][row].as_py() - z0
-                    if column["bin"][row].as_py() != bin or not 0 <= k < nz:
-                        continue
-                    first, rows = column["y_first"][row].as_py(), column["rows"][row].as_py()
-                    lo, hi = max(first, y0), min(first + rows, y0 + ny)
-                    if lo >= hi:
-                        continue
-                    tile = pixels_of(column["pixels"], row, "<f4", (rows, column["cols"][row].as_py()))
-                    if checksum(tile) != column["checksum"][row].as_py():
-                        raise RunError(f"{piece.path}: checksum of bin {bin}, slice {k + z0} does not match its pixels")
-                    out[k, lo - y0 : hi - y0] = tile[lo - first : hi - first, x0 : x0 + nx]
-                    filled[k] += hi - lo
+        for file in self._files[bin]:
+            first, stop = max(z0, file.z_first), min(z0 + nz, file.z_last + 1)
+            for tile in file.tiles(first, stop, y0, y0 + ny) if first < stop else ():
+                lo, hi = max(tile.y_first, y0), min(tile.y_first + len(tile.pixels), y0 + ny)
+                rows = tile.pixels[lo - tile.y_first : hi - tile.y_first]
+                out[tile.z - z0, lo - y0 : hi - y0] = rows[:, x0 : x0 + nx]
+                filled[tile.z - z0] += hi - lo
         missing = np.flatnonzero(filled != ny)
         if missing.size:
             raise RunError(f"{self.uri}: bin {bin} has no complete slice z = {missing[0] + z0}; files are missing")
@@ -181,25 +157,6 @@ class Volume:
         if not -n <= number < n:
             raise IndexError(f"slice {number} along {axis} of a volume with {n}")
         return number % n
-
-    def _file(self, path: str) -> pq.ParquetFile:
-        if path not in self._files:
-            self._files[path] = pq.ParquetFile(f"{self._root}/{path}", filesystem=self._filesystem)
-        return self._files[path]
-
-    def _index_of(self, bin: int) -> list[_Piece]:
-        """Return the row groups of a bin, from the footers of the files that the metadata lists for it."""
-        if bin not in self._pieces:
-            pieces = []
-            for entry in self.metadata["files"]:
-                if entry["bin"] == bin:
-                    footer = self._file(entry["path"]).metadata
-                    z = footer.schema.names.index("z")
-                    for group in range(footer.num_row_groups):
-                        range_ = footer.row_group(group).column(z).statistics
-                        pieces.append(_Piece(entry["path"], group, range_.min, range_.max))
-            self._pieces[bin] = sorted(pieces, key=lambda p: p.z_first)
-        return self._pieces[bin]
 
 
 class BinVolume:

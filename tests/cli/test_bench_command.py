@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from pathlib import Path
 
 import pytest
 
@@ -63,3 +64,17 @@ def test_memory_of_one_call_stays_within_its_limit() -> None:
     assert free.figures["volume_mib"] == 8
     assert batch < free.figures["growth_mib"] - 8 < batch + 16
     assert 8 <= held.figures["growth_mib"] <= held.figures["max_memory_mib"] < free.figures["growth_mib"]
+
+
+def test_retrieval_beside_a_dicom_file(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert call("retrieval", "--size", "small", "--backend", "cpu", "--hdfs", str(tmp_path), "--json") == 0
+    results = json.loads(capsys.readouterr().out)["results"]
+    assert [r["name"].removeprefix("slice: ") for r in results] == [
+        "open the volume and read",
+        "volume is open",
+        "DICOM file",
+    ]
+    assert all(r["size"] == "512 x 512 of 64 slices, local disk" for r in results)
+    assert all(0 < r["figures"]["median_ms"] <= r["figures"]["p95_ms"] for r in results)
+    assert results[1]["bars"] == {"median_ms": "< 50", "p95_ms": "< 150"}
+    assert list(tmp_path.iterdir()) == []

@@ -28,7 +28,7 @@ def raw_scan(tmp_path_factory: pytest.TempPathFactory) -> RawScan:
 
 @pytest.fixture(scope="session")
 def frames_uri(spark: SparkSession, raw_scan: RawScan, tmp_path_factory: pytest.TempPathFactory) -> str:
-    uri = str(tmp_path_factory.mktemp("frames") / "frames")
+    uri = str(tmp_path_factory.mktemp("frames [1] {a,b} *") / "frames")
     ingest(spark, raw_scan, uri, progress=quiet())
     return uri
 

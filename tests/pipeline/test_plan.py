@@ -1,15 +1,19 @@
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from marspipe.errors import GeometryError, RecipeError
-from marspipe.pipeline.plan import MIB, ReconstructionPlan, backprojection_bytes, plan_reconstruction
+from marspipe.pipeline.plan import MIB, ReconstructionPlan, SlabRows, backprojection_bytes, plan_reconstruction
 from marspipe.recipe import parse_recipe
+from marspipe.recon.field_of_view import rows_of_slab
 from marspipe.scan.energy import Counter, counter_bins
 from marspipe.scan.geometry import ScanGeometry
+from marspipe.scan.grid import VolumeGrid
 
 ANGLES = np.linspace(0, np.pi, 181, endpoint=False)
 BINS = tuple(counter_bins([Counter(i, "CSM", 20.0 + i) for i in range(3)]))
@@ -85,6 +89,69 @@ def test_slabs_partition_the_grid_and_keep_the_budget(
     for task in result.slabs:
         assert 0 <= task.row_first < task.row_stop <= rows
     assert 1 <= result.views_per_batch <= len(geometry)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    nz=st.integers(1, 120),
+    rows=st.integers(1, 200),
+    thickness=st.integers(1, 50),
+    center=st.floats(-9, 9),
+    turn=st.sampled_from([0.0, 0.02]),
+)
+def test_rows_of_slabs_are_those_of_each_slab(nz: int, rows: int, thickness: int, center: float, turn: float) -> None:
+    geometry = scan(rows=rows, views=24).with_tilted_detector(in_plane_rad=turn, about_u_rad=2 * turn)
+    grid = VolumeGrid((nz, 90, 100), (0.1, 0.1, 0.1), (center, 0.0, 0.0))
+    together = SlabRows(geometry, grid)
+    for slab in grid.slabs(thickness):
+        assert together.of(slab.grid, 0, len(geometry)) == rows_of_slab(geometry, slab.grid)
+
+
+@pytest.mark.filterwarnings("ignore::marspipe.recon.fdk.FieldOfViewWarning")
+@settings(max_examples=40, deadline=None)
+@given(
+    nz=st.integers(1, 400),
+    side=st.integers(20, 600),
+    slots=st.integers(1, 70),
+    bins=st.integers(1, 3),
+    memory=st.integers(400, 3000),
+    more=st.integers(0, 3000),
+)
+def test_more_memory_never_means_more_slabs(nz: int, side: int, slots: int, bins: int, memory: int, more: int) -> None:
+    grid = (f"grid.shape=[{nz}, {side}, {side}]", f"grid.voxel_mm=[0.02, {8 / side}, {8 / side}]")
+    little = plan(scan(), slots, bins, *grid, f"run.memory_per_task_mib={memory}")
+    much = plan(scan(), slots, bins, *grid, f"run.memory_per_task_mib={memory + more}")
+    assert len(much.slabs) <= len(little.slabs)
+    assert much.shuffle_bytes <= little.shuffle_bytes
+
+
+def test_tens_of_thousands_of_slices_are_planned_without_arrays_of_that_size() -> None:
+    geometry = scan(8000, 600, 720, source_to_isocenter_mm=30000.0, source_to_detector_mm=30100.0)
+    shape = ("grid.shape=[8000, 5000, 5000]", "grid.voxel_mm=[0.109, 0.01, 0.01]")
+    tracemalloc.start()
+    result = plan(geometry, 80, 1, *shape, "run.memory_per_task_mib=1024")
+    text = result.describe()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 200 * MIB  # one array of the detector's weights alone has 18 MiB a view
+    assert sum(task.slab.n_slices for task in result.slabs) == 8000
+    assert "rows read" in text and result.overlap > 1
+
+
+def test_a_view_whose_bands_pass_two_gigabytes_is_refused() -> None:
+    geometry = scan(20000, 12000, 360, pixel_pitch_mm=(0.002, 0.002))
+    with pytest.raises(RecipeError, match=r"the bands of a view for all .* slabs are .* GiB, and 2 GiB are the limit"):
+        plan(geometry, 2, 3, "grid.shape=[512, 512, 512]", "grid.voxel_mm=[0.06, 0.03, 0.03]")
+
+
+def test_bytes_of_a_view_are_those_of_its_bands() -> None:
+    result = plan(scan(), 2, 2, "run.slab_slices=30")
+    assert result.view_bytes == 4 * 2 * 128 * sum(task.n_rows for task in result.slabs)
+    assert result.view_bytes * len(result.geometry) == result.shuffle_bytes
+    times = np.zeros(128)
+    for task in result.slabs:
+        times[task.row_first : task.row_stop] += 1
+    assert result.overlap == pytest.approx(times[times > 0].mean())
 
 
 def test_tasks_fill_the_slots() -> None:

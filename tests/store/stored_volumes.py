@@ -20,7 +20,7 @@ def write_volume(
     uri: str, shape: tuple[int, int, int] = SHAPE, tile_rows: int = 4, slabs: int = 2, bins: int = 2
 ) -> NDArray[np.float32]:
     """Write a volume of noise; return its voxels, [bin, z, y, x]."""
-    nz, ny, nx = shape
+    nz = shape[0]
     voxels = np.random.default_rng(7).random((bins, *shape), dtype=np.float32)
     files = []
     for bin_ in range(bins):

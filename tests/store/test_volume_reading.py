@@ -111,7 +111,7 @@ def place_of(stored: Stored, bin_: int, z: int, tile: int) -> int:
 def test_a_flipped_pixel_bit_is_named(stored: Stored) -> None:
     flip(stored.file(), place_of(stored, 1, 6, 2) + 5, 0x01)
     volume = open_volume(stored.uri)
-    with pytest.raises(RunError, match=r"part-1-1\.parquet: the pixels of bin 1, slice 6, tile 2 do not match"):
+    with pytest.raises(RunError, match=r"part-1-1\.parquet: the checksum of bin 1, slice 6, tile 2 does not match"):
         volume[1][6]
     # What is whole can still be read.
     np.testing.assert_array_equal(volume[1][5], stored.voxels[1, 5])
@@ -124,7 +124,7 @@ def test_a_flipped_checksum_or_place_is_named(stored: Stored) -> None:
     group = pq.read_metadata(stored.file()).row_group(3)
     names = [group.column(c).path_in_schema for c in range(group.num_columns)]
     content = stored.file().read_bytes()
-    for name, text in [("checksum", "do not match their checksum"), ("z", "has z = "), ("tile", "has tile = ")]:
+    for name, text in [("checksum", "does not match its pixels"), ("z", "has z = "), ("tile", "has tile = ")]:
         chunk = group.column(names.index(name))
         # The value is the end of its page, and this the only page of its chunk.
         flip(stored.file(), chunk.data_page_offset + chunk.total_compressed_size - 2)
