@@ -47,18 +47,20 @@ def reprocess(
     from marspipe.errors import OutputExistsError
     from marspipe.log import configure_json_log, remove_json_log
     from marspipe.pipeline import reprocess as night
+    from marspipe.pipeline.reprocess_queue import recipe_named
     from marspipe.recipe import Recipe
     from marspipe.show.progress import Progress
     from marspipe.store import storage
     from marspipe.store.catalog import open_catalog
 
+    # A recipe for all scans that is wrong is bad input, not a failure of every scan.
+    for_all = None if recipe_uri is None else load_recipe(recipe_uri, ())
+    catalog = open_catalog(catalog_url)
+
     @cache
     def recipe_of(uri: str | None) -> Recipe:
-        return load_recipe(recipe_uri or uri, ())
+        return for_all or recipe_named(catalog, uri, lambda path: load_recipe(path, ()))
 
-    if recipe_uri is not None:
-        recipe_of(None)  # a recipe for all scans that is wrong is bad input, not a failure of every scan
-    catalog = open_catalog(catalog_url)
     try:
         handler = None if log_file is None else configure_json_log(log_file)
     except OSError as error:

@@ -45,10 +45,14 @@ def spark_failures(doing: str) -> Iterator[None]:
 
 
 def _cause(text: str) -> str:
-    """Return what says most of Spark's message: a Python error of a task, what is full or has died, Spark's own class."""
+    """Return what says most in Spark's message: what is full or has died, a task's Python error, Spark's class."""
     full, place, lost = _FULL.findall(text), _WRITING_TO.findall(text), _LOST.search(text)
     if full:
-        return f"{full[-1].strip()}, while {place[-1]} was written" if place else str(full[-1]).strip()
+        return (
+            f"{full[-1].strip()}, while {place[-1].split('/_temporary')[0]} was written"
+            if place
+            else str(full[-1]).strip()
+        )
     if lost:
         return f"executors died under the same task {lost[1]} times: {lost[2].strip()}"
     if _CRASHED in text and not _PYTHON_RAISED.search(text):

@@ -24,6 +24,7 @@ from marspipe.errors import BusyError, EnvironmentMissingError, MarspipeError
 from marspipe.log import log_event
 from marspipe.pipeline.ingest import ingest
 from marspipe.pipeline.raw_scan import RawScan, open_scan
+from marspipe.pipeline.recording import record_volume
 from marspipe.pipeline.reprocess_queue import FRAMES_FOLDER, Due, chosen, make_queue
 from marspipe.pipeline.reprocess_session import SessionLostError, Sessions
 from marspipe.pipeline.reprocess_stop import StopRequest
@@ -38,7 +39,6 @@ from marspipe.store.catalog.address import default_url, parse_url
 from marspipe.store.commit import require_committed
 from marspipe.store.lock import held
 from marspipe.store.storage import absolute
-from marspipe.store.versions import versions
 
 _NAME = "marspipe reprocess"
 _LOCK_FILE = "_marspipe_reprocess_lock.json"
@@ -306,18 +306,10 @@ class _Attempt:
         """Record frames and volumes, and the end of the run."""
         due, made = self.due, results.reconstructed
         metadata = require_committed(made.version_uri, "volume")
-        frames_uri = metadata["frames_uri"]
-        self.catalog.put_frames(frames_uri, require_committed(frames_uri, "frames"))
-        there = versions(results.volume_uri)
-        for version in there:
-            self.catalog.put_volume(version.uri, version.metadata)
-        uris = {absolute(version.uri) for version in there}
-        for record in self.catalog.volumes(out_uri=due.out_uri):
-            if record.uri not in uris:
-                self.catalog.drop_volume(record.uri)
+        n_versions = record_volume(self.catalog, due.out_uri, results.volume_uri)
         state = "done" if metadata.get("run_id") == self.run_id else "kept"
         seconds = round(time.monotonic() - self.begun, 3)
-        counts: dict[str, Any] = {"slabs": made.slabs, "slabs_kept": made.slabs_kept, "versions": len(there)}
+        counts: dict[str, Any] = {"slabs": made.slabs, "slabs_kept": made.slabs_kept, "versions": n_versions}
         details = {**counts, "reasons": [reason.kind for reason in due.reasons], "stages_kept": list(made.stages_kept)}
         content_hash = metadata["content_hash"]
         self.catalog.end_run(self.run_id, state, content_hash=content_hash, details=details)

@@ -11,17 +11,18 @@ from datetime import UTC, datetime
 from typing import Any, Literal
 
 import marspipe
-from marspipe.errors import MarspipeError, RunError, ScanError
+from marspipe.errors import MarspipeError, RecipeError, RunError, ScanError
 from marspipe.pipeline.raw_scan import fingerprint, open_scan
 from marspipe.pipeline.reconstruct import prepare
 from marspipe.pipeline.work_folder import WorkFolder
 from marspipe.recipe import Recipe
 from marspipe.store import storage
-from marspipe.store.catalog import Catalog, Run, Scan
+from marspipe.store.catalog import PINNED, SHIPPED, Catalog, Run, Scan
 from marspipe.store.catalog.summaries import moment
 from marspipe.store.commit import committed
 from marspipe.store.storage import absolute
 from marspipe.store.versions import data_folder, versions
+from marspipe.strict import validate
 
 FRAMES_FOLDER, VOLUME_FOLDER = "frames", "volume"
 # A scan that has failed so often in a row, with the same content hash, waits until the others are done.
@@ -240,14 +241,20 @@ def _differences(due: Due, recipe: Recipe) -> list[Reason]:
 def _with_history(catalog: Catalog, due: Due) -> Due:
     """Look at what was tried: how the last run ended, and how many failed in a row."""
     runs = [run for run in catalog.runs(due.scan.scan_id, limit=_RUNS_LOOKED_AT) if _is_attempt(run, due.out_uri)]
+    recipe_hash = None if due.recipe is None else due.recipe.content_hash()
     last = runs[0] if runs else None
-    if last is not None and last.state not in ("done", "kept") and last.content_hash in (None, due.content_hash):
+    if (
+        last is not None
+        and last.state not in ("done", "kept")
+        and last.content_hash in (None, due.content_hash)
+        and last.recipe_hash in (None, recipe_hash)
+    ):
         text = {"failed": "its last run failed", "stopped": "its last run was stopped", "died": "its last run died"}
         reason = Reason("unfinished", text.get(last.state, "its last run has not ended"))
         due = replace(due, reasons=(*due.reasons, reason), never_finished=True)
     failures = 0
     for run in runs:
-        if run.state in ("done", "kept") or run.content_hash != due.content_hash:
+        if run.state in ("done", "kept") or (run.content_hash, run.recipe_hash) != (due.content_hash, recipe_hash):
             break
         failures += run.state in ("failed", "died")
     return replace(due, failures=failures)
@@ -257,6 +264,33 @@ def _is_attempt(run: Run, out_uri: str) -> bool:
     """Return whether a run tried to make this volume; one that found the folder in use did not."""
     made_volume = run.kind in ("reconstruct", "reprocess") and run.out_uri == absolute(out_uri)
     return made_volume and not run.details.get("busy", False)
+
+
+def recipe_named(catalog: Catalog, name: str | None, load: Callable[[str | None], Recipe]) -> Recipe:
+    """Return the recipe that the catalog names for a scan.
+
+    Parameters
+    ----------
+    catalog : Catalog
+        Which keeps some recipes itself.
+    name : str or None
+        :attr:`Scan.recipe_uri`.
+    load : callable
+        Returns the recipe in a file, or for None the one shipped.
+
+    Raises
+    ------
+    RecipeError
+        If there is none of this name, or this marspipe does not understand it.
+    """
+    if name is None or name == SHIPPED:
+        return load(None)
+    if not name.startswith(PINNED):
+        return load(name)
+    kept = catalog.recipe(name.removeprefix(PINNED))
+    if kept is None:
+        raise RecipeError(f"{catalog.url} has no recipe {name.removeprefix(PINNED)}")
+    return validate(kept.content, f"recipe {kept.recipe_hash} of {catalog.url}", Recipe, RecipeError)
 
 
 def chosen(catalog: Catalog, scan_ids: Iterable[str]) -> list[Scan]:

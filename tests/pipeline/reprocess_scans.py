@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console
 
 from marspipe.pipeline.reprocess import Limits, reprocess
-from marspipe.pipeline.reprocess_queue import Queue, chosen, make_queue
+from marspipe.pipeline.reprocess_queue import Queue, chosen, make_queue, recipe_named
 from marspipe.pipeline.reprocess_summary import Summary
 from marspipe.recipe import Recipe, parse_recipe
 from marspipe.show.progress import Progress
@@ -55,7 +55,10 @@ class Desk:
         return open_catalog(f"sqlite:///{self.catalog_file}")
 
     def recipe_of(self, uri: str | None) -> Recipe:
-        return parse_recipe(self.recipe if uri is None else Path(uri).read_text(), uri or "test")
+        def load(path: str | None) -> Recipe:
+            return parse_recipe(self.recipe if path is None else Path(path).read_text(), path or "test")
+
+        return recipe_named(self.catalog, uri, load)
 
     def queue(self, *scan_ids: str) -> Queue:
         catalog = self.catalog

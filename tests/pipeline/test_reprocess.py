@@ -130,8 +130,6 @@ def test_a_recipe_that_fails_leaves_the_old_volume(spark: SparkSession, desk: De
     assert desk.results(summary) == [("one", "failed")]
     np.testing.assert_array_equal(voxels(desk.folder / "out" / "volume"), before)
     desk.recipe = LEAN
-    # Nobody knows at which recipe the failed run aimed, and whether all beside the volume is there.
-    assert desk.results(desk.night()) == [("one", "kept")]
     assert desk.night().current == 1
 
 

@@ -25,26 +25,38 @@ from tests.pipeline.test_reprocess import voxels
 
 # Every slice is a task, so that half way lasts long enough to be met.
 MANY_TASKS = LEAN + "run: {slab_slices: 1}\n"
-SLICES, BINS = 32, 2
+SLICES, BINS = 16, 2
 PATIENCE_S = 240
 
 
 @pytest.fixture
 def desk(spark: SparkSession, tmp_path: Path) -> Desk:
     """A catalog with a scan whose volume has become stale."""
-    desk = Desk(tmp_path, MANY_TASKS)
-    raw = write_raw(tmp_path / "raw", "one", views=64, detector_shape=(SLICES, SLICES), pixel_pitch_mm=(0.44, 0.44))
+    desk = Desk(tmp_path)
+    raw = write_raw(tmp_path / "raw", "one")
     desk.catalog.put_scan("one", raw_uri=str(raw), out_uri=str(tmp_path / "out"), priority=1)
     assert desk.results(desk.night()) == [("one", "done")]
     desk.recipe = MANY_TASKS + "filter: {window: hann}\n"
     (tmp_path / "recipe.yaml").write_text(desk.recipe)
+    desk.catalog.put_scan("one", recipe_uri=str(tmp_path / "recipe.yaml"))
     return desk
+
+
+def add_another(desk: Desk) -> None:
+    """Add a scan that is made in a few tasks, after the other."""
+    (desk.folder / "lean.yaml").write_text(LEAN)
+    desk.catalog.put_scan(
+        "two",
+        frames_uri=str(desk.folder / "out" / "frames"),
+        out_uri=str(desk.folder / "two"),
+        recipe_uri=str(desk.folder / "lean.yaml"),
+    )
 
 
 @contextmanager
 def process(desk: Desk) -> Iterator[subprocess.Popen[str]]:
     """Run ``marspipe reprocess`` with one task at a time."""
-    arguments = ["--recipe", desk.folder / "recipe.yaml", "--master", "local[1]", "--lock-dir", desk.folder / "lock"]
+    arguments = ["--master", "local[1]", "--lock-dir", desk.folder / "lock"]
     arguments += ["--catalog", f"sqlite:///{desk.catalog_file}", "--json", desk.folder / "summary.json"]
     command = [sys.executable, "-m", "marspipe", "reprocess", *map(str, arguments)]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
@@ -120,7 +132,7 @@ def test_killed_half_way(desk: Desk) -> None:
 def test_asked_to_stop(desk: Desk) -> None:
     volume = desk.folder / "out" / "volume"
     before = voxels(volume)
-    desk.catalog.put_scan("two", frames_uri=str(desk.folder / "out" / "frames"), out_uri=str(desk.folder / "two"))
+    add_another(desk)
     with process(desk) as running:
         half_way(desk, running)
         running.send_signal(signal.SIGTERM)
@@ -143,7 +155,7 @@ def test_asked_to_stop(desk: Desk) -> None:
 
 
 def test_a_dead_jvm_is_replaced_for_the_next_scan(desk: Desk) -> None:
-    desk.catalog.put_scan("two", frames_uri=str(desk.folder / "out" / "frames"), out_uri=str(desk.folder / "two"))
+    add_another(desk)
     with process(desk) as running:
         half_way(desk, running)
         os.kill(jvm_of(running), signal.SIGKILL)

@@ -17,6 +17,8 @@ import marspipe
 from marspipe.errors import ScanError
 from marspipe.pipeline.ingest import ingest_into, open_scan
 from marspipe.pipeline.reconstruct import prepare
+from marspipe.recipe import parse_recipe
+from marspipe.store.catalog import PINNED, SHIPPED
 from marspipe.store.versions import versions
 from tests.pipeline.reprocess_scans import LEAN, Desk, change, write_raw
 from tests.pipeline.scans import quiet
@@ -49,7 +51,10 @@ def wanted_hash(desk: Desk) -> str:
 def failed(desk: Desk, content_hash: str | None, state: str = "failed", scan_id: str = "one") -> None:
     run_id = uuid4().hex
     out = str(desk.folder / "out")
-    desk.catalog.start_run("reprocess", scan_id, run_id=run_id, out_uri=out, content_hash=content_hash)
+    recipe_hash = desk.recipe_of(None).content_hash()
+    desk.catalog.start_run(
+        "reprocess", scan_id, run_id=run_id, out_uri=out, content_hash=content_hash, recipe_hash=recipe_hash
+    )
     desk.catalog.end_run(run_id, state, error="the disk is full")
 
 
@@ -84,6 +89,19 @@ def test_another_recipe(desk: Desk, tmp_path: Path) -> None:
     assert desk.reasons() == []
     own.write_text("grid: {shape: [8, 8, 8]}\n")
     assert desk.reasons() == ["recipe"]
+
+
+def test_a_recipe_that_is_shipped_or_kept_in_the_catalog(desk: Desk) -> None:
+    fine = parse_recipe("filter: {cutoff: 0.00001}", "test")
+    desk.catalog.put_scan("one", recipe_uri=SHIPPED)
+    assert desk.reasons() == []
+    desk.catalog.put_scan("one", recipe_uri=PINNED + fine.content_hash())
+    (due,) = desk.queue().due
+    assert f"has no recipe {fine.content_hash()}" in str(due.problem)
+    desk.catalog.put_recipe(fine.content_hash(), fine.name, fine.model_dump(mode="json"))
+    (due,) = desk.queue().due
+    assert due.recipe == fine
+    assert [reason.kind for reason in due.reasons] == ["recipe"]
 
 
 def test_code_that_gives_other_voxels(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -165,16 +183,20 @@ def test_a_last_run_that_did_not_end_well(desk: Desk, state: str) -> None:
     """It may have failed after the volume was there, in the DICOM export."""
     failed(desk, "of-another-recipe", state)
     assert desk.reasons() == []
+    out = str(desk.folder / "out")
+    desk.catalog.start_run("reconstruct", "one", run_id="by hand", out_uri=out, recipe_hash="another")
+    desk.catalog.end_run("by hand", state)
+    assert desk.reasons() == []
     failed(desk, wanted_hash(desk), state)
     assert desk.reasons() == ["unfinished"]
 
 
 def test_a_last_run_that_died(desk: Desk) -> None:
+    run = {"run_id": "dead", "out_uri": str(desk.folder / "out"), "content_hash": wanted_hash(desk)}
+    run["recipe_hash"] = desk.recipe_of(None).content_hash()
     code = f"""
 from marspipe.store.catalog import open_catalog
-open_catalog({str(desk.catalog_file)!r}).start_run(
-    "reconstruct", "one", run_id="dead", out_uri={str(desk.folder / "out")!r}, content_hash={wanted_hash(desk)!r}
-)
+open_catalog({str(desk.catalog_file)!r}).start_run("reconstruct", "one", **{run!r})
 """
     subprocess.run([sys.executable, "-c", code], check=True)
     (due,) = desk.queue().due
