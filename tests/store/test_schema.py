@@ -33,7 +33,7 @@ def test_file_arrow_and_spark_agree(table: str, project: Path) -> None:
 
 def test_every_schema_file_is_used(project: Path) -> None:
     stored = {path.name for path in (project / "schemas").glob("*.json")}
-    assert stored == {f"{t}.json" for t in TABLES} | {"recipe.schema.json", "scan.schema.json"}
+    assert stored == {f"{t}.json" for t in TABLES} | {"cluster.schema.json", "recipe.schema.json", "scan.schema.json"}
 
 
 @given(
