@@ -1,6 +1,7 @@
 """The command line: one module per group of commands.
 
-Exit codes: 0 done; 2 bad input, recipe or environment; 3 the run failed.
+Exit codes: 0 done; 1 some of several scans failed; 2 bad input, recipe or environment; 3 the run failed; 75 another job
+holds what this one wants to change.
 """
 
 from __future__ import annotations

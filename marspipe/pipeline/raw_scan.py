@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import posixpath
 from collections import defaultdict
 from dataclasses import dataclass, replace
 
@@ -164,8 +165,16 @@ def read_manifest(uri: str) -> tuple[ScanManifest, str]:
 
 
 def fingerprint(scan: RawScan) -> str:
-    """Return a hash of the manifest and of the names and sizes of the raw files, without reading pixels."""
-    files = [[f.uri, f.n_exposures, f.exposure_bytes, f.start] for f in scan.files]
+    """Return a hash of the manifest and of the names and sizes of the raw files, without reading pixels.
+
+    It stays the same where a scan is moved as a whole, and however its path is written.
+    """
+    folder = posixpath.dirname(storage.absolute(scan.manifest_uri))
+
+    def name(uri: str) -> str:
+        return posixpath.relpath(storage.absolute(uri), folder)
+
+    files = [[name(f.uri), f.n_exposures, f.exposure_bytes, f.start] for f in scan.files]
     return content_hash([scan.manifest.model_dump(mode="json"), scan.angles_rad.tolist(), files])
 
 

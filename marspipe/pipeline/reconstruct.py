@@ -57,6 +57,8 @@ from marspipe.store.versions import add_version, data_folder, keep_newest, remov
 SPLITS_PER_SLOT = 1
 LARGEST_SPLIT_BYTES = 128 * 2**20
 FILTERED_ROW_GROUP_BYTES = 32 * 2**20
+# What the frames table says of the scan beside its frames and their geometry, and a volume is made with.
+_FACTS_OF_THE_SCAN = ("counters", "camera_positions_mm", "chip_edges", "counter_depth_bits", "tube")
 
 
 @dataclass(frozen=True)
@@ -76,10 +78,11 @@ class Reconstruction:
 
     @property
     def content_hash(self) -> str:
-        """Hash of everything the voxels depend on: frames, recipe, grid, geometry and the code's results."""
+        """Hash of everything a volume depends on: frames, facts of the scan, recipe, grid, geometry, code's results."""
         return content_hash(
             [
                 self.frames.metadata["content_hash"],
+                [self.frames.metadata.get(name) for name in _FACTS_OF_THE_SCAN],
                 self.recipe.content_hash(),
                 self.plan.grid.to_dict(),
                 self.plan.geometry.to_dict(),

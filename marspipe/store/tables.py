@@ -5,6 +5,7 @@ What commits a table is said in :mod:`marspipe.store.commit`.
 
 from __future__ import annotations
 
+import os
 import re
 
 import pyarrow as pa
@@ -12,6 +13,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import types as T
 from pyspark.sql.pandas.types import from_arrow_schema
 
+from marspipe.store import storage
 from marspipe.store.schema import table_schema
 
 _SPARK_TYPES: dict[str, type[T.DataType]] = {
@@ -73,7 +75,7 @@ def write_table(
             writer = writer.option(f"parquet.column.statistics.enabled#{field.name}", "false")
     if row_group_rows is not None:
         writer = writer.option("parquet.block.row.count.limit", str(row_group_rows))
-    writer.parquet(uri)
+    writer.parquet(_for_hadoop(uri))
 
 
 def read_table(spark: SparkSession, uri: str, table: str, *columns: str) -> DataFrame:
@@ -83,4 +85,10 @@ def read_table(spark: SparkSession, uri: str, table: str, *columns: str) -> Data
 
 def read_files(spark: SparkSession, uris: list[str], table: str) -> DataFrame:
     """Return all columns of some files or folders of a table."""
-    return spark.read.schema(spark_schema(table)).parquet(*(_GLOB.sub(r"\\\g<0>", uri) for uri in uris))
+    return spark.read.schema(spark_schema(table)).parquet(*(_GLOB.sub(r"\\\g<0>", _for_hadoop(uri)) for uri in uris))
+
+
+def _for_hadoop(uri: str) -> str:
+    """Return a URI for Hadoop's classes, for which a plain path is one of HDFS once they are configured for it."""
+    root, path = storage.split(uri)
+    return uri if root else "file://" + os.path.abspath(path)

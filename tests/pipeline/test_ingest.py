@@ -13,6 +13,7 @@ from pyspark.sql import SparkSession
 
 from marspipe.errors import OutputExistsError, RawFormatError, ScanError
 from marspipe.pipeline.ingest import RawScan, bundle, cut, ingest, open_scan
+from marspipe.pipeline.raw_scan import fingerprint
 from marspipe.pipeline.scan_frames import FramesTable
 from marspipe.store.commit import COMMIT_FILE, committed
 from marspipe.store.schema import table_schema
@@ -115,6 +116,18 @@ def test_missing_manifest_and_missing_file(copied: Path) -> None:
     (copied / "projections.mib").unlink()
     with pytest.raises(ScanError, match=r"projection file .*projections.mib does not exist"):
         open_scan(str(copied))
+
+
+def test_the_fingerprint_is_that_of_the_scan_wherever_it_lies(
+    raw_scan: RawScan, copied: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = fingerprint(raw_scan)
+    monkeypatch.chdir(copied.parent)
+    for uri in (str(copied), copied.as_uri(), "copy", "./copy/../copy/scan.yaml"):
+        assert fingerprint(open_scan(uri)) == expected
+    (copied / "projections.mib").rename(copied / "others.mib")
+    rewrite(copied, {"path": "others.mib"}, projections(copied))
+    assert fingerprint(open_scan(str(copied))) != expected
 
 
 def test_truncated_file(copied: Path) -> None:

@@ -22,6 +22,7 @@ from marspipe.errors import GeometryError, OutputExistsError, RunError, ScanErro
 from marspipe.pipeline.ingest import RawScan, ingest
 from marspipe.pipeline.reconstruct import prepare, reconstruct
 from marspipe.recipe import Recipe, parse_recipe
+from marspipe.scan.geometry import ScanGeometry
 from marspipe.store.commit import COMMIT_FILE, committed
 from marspipe.store.volume import open_volume
 from tests.pipeline.scans import SIDE, VIEWS, OneProcess, quiet
@@ -236,3 +237,34 @@ def test_a_lost_file_of_a_volume_is_named(spark: SparkSession, frames_uri: str, 
     fresh = open_volume(uri)
     with pytest.raises((RunError, FileNotFoundError), match=lost["path"][:10]):
         _ = fresh[0][60]
+
+
+def test_the_content_hash_follows_whatever_the_volume_is_made_of(frames_uri: str) -> None:
+    job = prepare(frames_uri, recipe(), 2)
+    assert prepare(frames_uri, recipe(), 16).content_hash == job.content_hash
+    changed = [
+        prepare(frames_uri, recipe("filter.window=hann"), 2),
+        prepare(frames_uri, recipe("grid.shape=[8, 8, 8]"), 2),
+    ]
+    facts = job.plan.geometry.to_dict()
+    turned = ScanGeometry.from_dict({**facts, "angles_rad": [angle + 1e-6 for angle in facts["angles_rad"]]})
+    changed.append(replace(job, plan=replace(job.plan, geometry=turned)))
+    counters = [
+        {**counter, "threshold_kev": counter["threshold_kev"] + 1} for counter in job.frames.metadata["counters"]
+    ]
+    others = {
+        "content_hash": "other",
+        "counters": counters,
+        "camera_positions_mm": [[0.0, 0.1]],
+        "chip_edges": {"rows": [48], "columns": []},
+        "counter_depth_bits": 12,
+        "tube": {"kvp": 90.0},
+    }
+    for name, value in others.items():
+        assert job.frames.metadata[name] != value
+        changed.append(replace(job, frames=replace(job.frames, metadata={**job.frames.metadata, name: value})))
+    hashes = {job.content_hash, *(other.content_hash for other in changed)}
+    assert len(hashes) == 1 + len(changed)
+    # What a person may correct later makes no other voxels.
+    renamed = {**job.frames.metadata, "description": "another", "source": "hdfs://other/scan.yaml"}
+    assert replace(job, frames=replace(job.frames, metadata=renamed)).content_hash == job.content_hash
