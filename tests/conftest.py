@@ -27,7 +27,7 @@ def catalog_of_the_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[N
 @pytest.fixture(scope="session")
 def spark() -> Iterator[SparkSession]:
     """One Spark session, local[2], for all tests."""
-    from marspipe.pipeline.session import local_session
+    from marspipe.pipeline.spark.session import local_session
 
     session = local_session("local[2]")
     yield session

@@ -44,8 +44,8 @@ def align(
     import json
 
     from marspipe.pipeline import align as job
-    from marspipe.pipeline.session import command_session
     from marspipe.pipeline.source import open_source
+    from marspipe.pipeline.spark.session import command_session
     from marspipe.show.progress import Progress
 
     recipe = load_recipe(recipe_uri, overrides)

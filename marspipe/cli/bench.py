@@ -153,8 +153,8 @@ def _on_cpu(
             results += reconstruction.bench_fdk(voxels, views, detector, numbers)
             results += reconstruction.bench_memory(voxels, views, detector, numbers[-1])
         if "pipeline" in what:
-            from marspipe.pipeline.benchmark import bench_pipeline
-            from marspipe.pipeline.session import command_session
+            from marspipe.pipeline.benchmarks.pipeline import bench_pipeline
+            from marspipe.pipeline.spark.session import command_session
 
             with command_session("marspipe bench", master) as spark, tempfile.TemporaryDirectory() as folder:
                 results += bench_pipeline(spark, Path(folder), voxels, views, detector)
@@ -163,8 +163,8 @@ def _on_cpu(
 
         results += bench_merlin()
     if "ingest" in what:
-        from marspipe.pipeline.benchmark_ingest import bench_ingest
-        from marspipe.pipeline.session import command_session
+        from marspipe.pipeline.benchmarks.ingest import bench_ingest
+        from marspipe.pipeline.spark.session import command_session
 
         with command_session("marspipe bench", master) as spark, tempfile.TemporaryDirectory() as folder:
             results += bench_ingest(spark, Path(folder), INGEST_MB[size])
@@ -181,15 +181,15 @@ def _on_cpu(
 def _on_stores_and_clusters(what: tuple[str, ...], size: str, hdfs: str | None, results: list[Result]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         if "retrieval" in what:
-            from marspipe.pipeline.benchmark_retrieval import bench_retrieval
+            from marspipe.pipeline.benchmarks.retrieval import bench_retrieval
 
             results += bench_retrieval(hdfs or folder, slices=RETRIEVAL_SLICES[size])
         if "scaling" in what:
-            from marspipe.pipeline.benchmark_cluster import bench_scaling
+            from marspipe.pipeline.benchmarks.cluster import bench_scaling
 
             results += bench_scaling(Path(folder, "scaling"), *SCALING[size])
         if "large" in what:
-            from marspipe.pipeline.benchmark_cluster import bench_large
+            from marspipe.pipeline.benchmarks.cluster import bench_large
 
             results += bench_large(Path(folder, "large"))
 

@@ -25,7 +25,7 @@ from marspipe.cli.options import master_option
 @master_option
 def demo(out: Path, seed: int, views: int, master: str | None) -> None:
     """Simulate a 4-bin scan into raw files, ingest it, reconstruct it, and compare it with the truth."""
-    from marspipe.pipeline.session import command_session, require_machine
+    from marspipe.pipeline.spark.session import command_session, require_machine
 
     require_machine()
     from marspipe.cli.options import load_recipe

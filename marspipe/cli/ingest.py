@@ -26,12 +26,12 @@ def ingest(raw: str, out: str, replace: bool, overwrite: bool, catalog_url: str 
     What cannot be read is listed in OUT/_quarantine.txt and .parquet. Exit code 0 if no view is missing, otherwise 3:
     the table then is incomplete, and can be completed by ingesting again.
     """
+    from marspipe.pipeline.frames.quarantine import SUMMARY_FILE
+    from marspipe.pipeline.frames.raw_scan import read_manifest
+    from marspipe.pipeline.frames.scan_frames import some
     from marspipe.pipeline.ingest import ingest_into, open_scan
-    from marspipe.pipeline.quarantine import SUMMARY_FILE
-    from marspipe.pipeline.raw_scan import read_manifest
     from marspipe.pipeline.recording import record_frames, recorded
-    from marspipe.pipeline.scan_frames import some
-    from marspipe.pipeline.session import command_session
+    from marspipe.pipeline.spark.session import command_session
     from marspipe.show.progress import Progress
     from marspipe.store import storage
     from marspipe.store.commit import COMMIT_FILE

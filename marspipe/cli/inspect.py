@@ -9,7 +9,7 @@ import click
 from marspipe.cli.options import load_recipe, recipe_options
 
 if TYPE_CHECKING:
-    from marspipe.pipeline.look import Look
+    from marspipe.pipeline.inspection.look import Look
     from marspipe.scan.geometry import ScanGeometry
     from marspipe.scan.grid import VolumeGrid
 
@@ -62,7 +62,7 @@ def inspect(
         _volume(uri, picture, drawing, step, bin_, tile)
         return
     from marspipe.cli import inspect_scan as scan
-    from marspipe.pipeline.look_at_steps import StepLook, require_step
+    from marspipe.pipeline.inspection.steps import StepLook, require_step
 
     scan.refuse_row_without_stripes(step, row)
     if step not in (None, _LIST_STEPS):
@@ -90,12 +90,12 @@ def inspect(
 
 def _look(uri: str, *, table: bool) -> Look:
     if table:
-        from marspipe.pipeline.look_at_table import TableLook
-        from marspipe.pipeline.scan_frames import FramesTable
+        from marspipe.pipeline.frames.scan_frames import FramesTable
+        from marspipe.pipeline.inspection.table import TableLook
 
         return TableLook.of(FramesTable.open(uri, incomplete=True))
-    from marspipe.pipeline.look_at_raw import RawLook
-    from marspipe.pipeline.raw_scan import open_scan
+    from marspipe.pipeline.frames.raw_scan import open_scan
+    from marspipe.pipeline.inspection.raw import RawLook
 
     scan = open_scan(uri, tolerant=True)
     return RawLook.of(scan, scan.manifest_uri)
@@ -166,7 +166,7 @@ def _draw_geometry(geometry: ScanGeometry, grid: VolumeGrid | None, scan_id: str
     """Draw a scan with a volume's grid, or with the one that a recipe without a grid would choose."""
     from marspipe.cli.inspect_scan import write_picture
     from marspipe.errors import RecipeError
-    from marspipe.pipeline.plan import chosen_grid
+    from marspipe.pipeline.planning.grid import chosen_grid
     from marspipe.recipe import Recipe
     from marspipe.show.scan_drawing import write_scan_drawing
 

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from marspipe.errors import InputError
-from marspipe.pipeline.look import Look, empty_fractions, survey_counts
-from marspipe.pipeline.look_at_steps import (
+from marspipe.pipeline.inspection.look import Look, empty_fractions, survey_counts
+from marspipe.pipeline.inspection.steps import (
     DESCRIPTIONS,
     FLAG_REASONS,
     StepLook,

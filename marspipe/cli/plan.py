@@ -68,7 +68,7 @@ def plan(
     click.echo(json.dumps(found.to_dict(), indent=2) if as_json else found.describe())
     if compare:
         from marspipe.pipeline.forecast.compare import compared, measured_run
-        from marspipe.pipeline.session import command_session
+        from marspipe.pipeline.spark.session import command_session
 
         begin = time.perf_counter()
         load = os.getloadavg()[0]
@@ -80,7 +80,7 @@ def plan(
 
 def _measure(file: str, master: str | None) -> None:
     from marspipe.pipeline.forecast.measure import machine_memory_mib, measure_cluster
-    from marspipe.pipeline.session import command_session
+    from marspipe.pipeline.spark.session import command_session
     from marspipe.store import storage
 
     begin = time.perf_counter()

@@ -41,8 +41,8 @@ def reconstruct(
     """Reconstruct a scan: raw files or a frames table in, volume, DICOM series and preview out."""
     from marspipe.pipeline import run as job
     from marspipe.pipeline.recording import record_results, recorded, remembered
-    from marspipe.pipeline.session import command_session
     from marspipe.pipeline.source import is_table, open_source, scan_id_of
+    from marspipe.pipeline.spark.session import command_session
     from marspipe.show.progress import Progress
 
     recipe = load_recipe(recipe_uri, overrides)

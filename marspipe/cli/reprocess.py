@@ -46,8 +46,8 @@ def reprocess(
     """
     from marspipe.errors import OutputExistsError
     from marspipe.log import configure_json_log, remove_json_log
-    from marspipe.pipeline import reprocess as night
-    from marspipe.pipeline.reprocess_queue import recipe_named
+    from marspipe.pipeline.reprocessing import reprocess as night
+    from marspipe.pipeline.reprocessing.queue import recipe_named
     from marspipe.recipe import Recipe
     from marspipe.show.progress import Progress
     from marspipe.store import storage

@@ -18,16 +18,11 @@ from numpy.typing import NDArray
 from pyspark.sql import SparkSession
 
 from marspipe.errors import GeometryError, InputError
+from marspipe.pipeline.frames.scan_frames import FramesTable
 from marspipe.pipeline.ingest import RawScan
 from marspipe.pipeline.needed_rows import NeededRows, collect_rows
-from marspipe.pipeline.plan import (
-    ReconstructionPlan,
-    centered_geometry,
-    chosen_grid,
-    plan_reconstruction,
-    tilted_geometry,
-)
-from marspipe.pipeline.scan_frames import FramesTable
+from marspipe.pipeline.planning.grid import centered_geometry, chosen_grid, tilted_geometry
+from marspipe.pipeline.planning.plan import ReconstructionPlan, plan_reconstruction
 from marspipe.pipeline.source import Measured
 from marspipe.recipe import Geometry, Recipe
 from marspipe.recon.alignment import (

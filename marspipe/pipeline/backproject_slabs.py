@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from pyspark import TaskContext
 
 from marspipe.errors import ScanError
-from marspipe.pipeline.plan import OUTPUT_BATCH_BYTES, ReconstructionPlan, SlabTask
+from marspipe.pipeline.planning.plan import OUTPUT_BATCH_BYTES, ReconstructionPlan
+from marspipe.pipeline.planning.slabs import SlabTask
 from marspipe.recon.backprojection import Backprojection, empty_batch, start_backprojection
 from marspipe.store.blobs import binary_column, checksum, pixels_of
 from marspipe.store.schema import table_schema

@@ -11,9 +11,9 @@ from pyspark.sql import SparkSession
 from marspipe.dicom.ct import series_files
 from marspipe.dicom.identity import SeriesIdentity
 from marspipe.dicom.series import series_header
-from marspipe.pipeline.failures import spark_failures
-from marspipe.pipeline.session import task_slots
-from marspipe.pipeline.watch import watch_stages
+from marspipe.pipeline.spark.failures import spark_failures
+from marspipe.pipeline.spark.session import task_slots
+from marspipe.pipeline.spark.watch import watch_stages
 from marspipe.show.preview import write_preview
 from marspipe.show.progress import Progress
 from marspipe.store import storage

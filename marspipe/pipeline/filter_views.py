@@ -12,7 +12,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from marspipe.errors import ScanError
-from marspipe.pipeline.plan import ReconstructionPlan, make_view_filter
+from marspipe.pipeline.planning.grid import make_view_filter
+from marspipe.pipeline.planning.plan import ReconstructionPlan
 from marspipe.recipe import Filter
 from marspipe.recon.filtering import ViewFilter
 from marspipe.scan.geometry import ScanGeometry

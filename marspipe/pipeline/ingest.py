@@ -23,18 +23,18 @@ from pyspark.sql import functions as F
 
 import marspipe
 from marspipe.errors import ScanError
-from marspipe.pipeline.calibrate import CALIBRATION_FOLDER, write_calibration
-from marspipe.pipeline.decode_frames import Decode
-from marspipe.pipeline.failures import spark_failures
-from marspipe.pipeline.frame_files import WriteFrames, Written, names_of, rewrite_without
-from marspipe.pipeline.quarantine import Damage, write_quarantine
-from marspipe.pipeline.raw_file import RawFile
-from marspipe.pipeline.raw_scan import RawScan, camera_facts, fingerprint, open_scan
-from marspipe.pipeline.scan_frames import FrameGroup, Survey, many_rows, read_frames, survey
-from marspipe.pipeline.scan_parts import MIB, Chunk, Part, bundle, cut
-from marspipe.pipeline.session import configure, task_slots
-from marspipe.pipeline.stored_frames import KEY_COLUMNS, StoredFrames, frame_keys
-from marspipe.pipeline.watch import watch_stages
+from marspipe.pipeline.corrections.calibrate import CALIBRATION_FOLDER, write_calibration
+from marspipe.pipeline.frames.decode_frames import Decode
+from marspipe.pipeline.frames.frame_files import WriteFrames, Written, names_of, rewrite_without
+from marspipe.pipeline.frames.quarantine import Damage, write_quarantine
+from marspipe.pipeline.frames.raw_file import RawFile
+from marspipe.pipeline.frames.raw_scan import RawScan, camera_facts, fingerprint, open_scan
+from marspipe.pipeline.frames.scan_frames import FrameGroup, Survey, many_rows, read_frames, survey
+from marspipe.pipeline.frames.scan_parts import MIB, Chunk, Part, bundle, cut
+from marspipe.pipeline.frames.stored_frames import KEY_COLUMNS, StoredFrames, frame_keys
+from marspipe.pipeline.spark.failures import spark_failures
+from marspipe.pipeline.spark.session import configure, task_slots
+from marspipe.pipeline.spark.watch import watch_stages
 from marspipe.show.progress import Progress
 from marspipe.store import storage
 from marspipe.store.commit import committed, publish, refuse_committed, require_committed, require_writable

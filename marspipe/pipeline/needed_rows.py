@@ -21,22 +21,22 @@ from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
 from marspipe.errors import ScanError
-from marspipe.pipeline.calibrate import CalibrationReader, finished
-from marspipe.pipeline.clock import Clock
-from marspipe.pipeline.corrections import settings_for
-from marspipe.pipeline.decode_frames import Decode
-from marspipe.pipeline.exposures import FRAME_COLUMNS
-from marspipe.pipeline.failures import spark_failures
-from marspipe.pipeline.frame_sums import SUMS, partial_sums
-from marspipe.pipeline.line_integrals import Corrections
-from marspipe.pipeline.plan import ReconstructionPlan
-from marspipe.pipeline.raw_scan import RawScan, camera_facts
-from marspipe.pipeline.scan_frames import FramesTable
-from marspipe.pipeline.scan_parts import Part, cut
-from marspipe.pipeline.session import configure, task_slots
+from marspipe.pipeline.corrections.calibrate import CalibrationReader, finished
+from marspipe.pipeline.corrections.clock import Clock
+from marspipe.pipeline.corrections.frame_sums import SUMS, partial_sums
+from marspipe.pipeline.corrections.line_integrals import Corrections
+from marspipe.pipeline.corrections.settings import settings_for
+from marspipe.pipeline.frames.decode_frames import Decode
+from marspipe.pipeline.frames.exposures import FRAME_COLUMNS
+from marspipe.pipeline.frames.raw_scan import RawScan, camera_facts
+from marspipe.pipeline.frames.scan_frames import FramesTable
+from marspipe.pipeline.frames.scan_parts import Part, cut
+from marspipe.pipeline.planning.plan import ReconstructionPlan
 from marspipe.pipeline.source import Measured, tube_of
-from marspipe.pipeline.stages import as_function
-from marspipe.pipeline.watch import watch_stages
+from marspipe.pipeline.spark.failures import spark_failures
+from marspipe.pipeline.spark.session import configure, task_slots
+from marspipe.pipeline.spark.stages import as_function
+from marspipe.pipeline.spark.watch import watch_stages
 from marspipe.recipe import Recipe
 from marspipe.show.progress import Progress
 from marspipe.store.blobs import binary_column, pixels_of

@@ -22,25 +22,25 @@ from pyspark.sql import functions as F
 import marspipe
 from marspipe.errors import ScanError
 from marspipe.pipeline.backproject_slabs import BackprojectionStage
-from marspipe.pipeline.calibrate import CalibrationReader
-from marspipe.pipeline.camera import Camera
-from marspipe.pipeline.corrections import angular_stripes, settings_for, sinogram_stripes
-from marspipe.pipeline.exposures import FRAME_COLUMNS
-from marspipe.pipeline.failures import spark_failures
+from marspipe.pipeline.corrections.calibrate import CalibrationReader
+from marspipe.pipeline.corrections.camera import Camera
+from marspipe.pipeline.corrections.line_integrals import Corrections
+from marspipe.pipeline.corrections.pixel_flags import count_flags_of_bins, write_pixel_flags
+from marspipe.pipeline.corrections.settings import angular_stripes, settings_for, sinogram_stripes
+from marspipe.pipeline.corrections.stripe_bands import plan_row_bands, without_stripes
+from marspipe.pipeline.corrections.stripe_sums import AngularStage, without_offsets, write_stripe_offsets
+from marspipe.pipeline.corrections.views import Views, corrected_by_position, corrected_in_place, joins_open_beams
 from marspipe.pipeline.filter_views import FilterStage
-from marspipe.pipeline.gpu import gpu_profile
-from marspipe.pipeline.line_integrals import Corrections
-from marspipe.pipeline.pixel_flags import count_flags_of_bins, write_pixel_flags
-from marspipe.pipeline.plan import ReconstructionPlan, plan_reconstruction
-from marspipe.pipeline.scan_frames import FramesTable
-from marspipe.pipeline.session import configure, task_slots
+from marspipe.pipeline.frames.exposures import FRAME_COLUMNS
+from marspipe.pipeline.frames.scan_frames import FramesTable
+from marspipe.pipeline.planning.plan import ReconstructionPlan, plan_reconstruction
 from marspipe.pipeline.source import Measured
-from marspipe.pipeline.stages import as_function
+from marspipe.pipeline.spark.failures import spark_failures
+from marspipe.pipeline.spark.gpu import gpu_profile
+from marspipe.pipeline.spark.session import configure, task_slots
+from marspipe.pipeline.spark.stages import as_function
+from marspipe.pipeline.spark.watch import watch_stages
 from marspipe.pipeline.stock import take_stock
-from marspipe.pipeline.stripe_bands import plan_row_bands, without_stripes
-from marspipe.pipeline.stripe_sums import AngularStage, without_offsets, write_stripe_offsets
-from marspipe.pipeline.views import Views, corrected_by_position, corrected_in_place, joins_open_beams
-from marspipe.pipeline.watch import watch_stages
 from marspipe.pipeline.work_folder import FILTERED, STRIPE_OFFSETS, WorkFolder
 from marspipe.preprocess.chain_settings import ChainSettings
 from marspipe.recipe import Recipe, content_hash

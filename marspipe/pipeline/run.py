@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from pyspark.sql import SparkSession
 
 from marspipe.errors import OutputExistsError
-from marspipe.pipeline.corrections import settings_for
+from marspipe.pipeline.corrections.settings import settings_for
 from marspipe.pipeline.export import export_dicom, export_preview
+from marspipe.pipeline.frames.scan_frames import FramesTable
 from marspipe.pipeline.ingest import RawScan, fingerprint, ingest
-from marspipe.pipeline.plan import ReconstructionPlan, plan_reconstruction
+from marspipe.pipeline.planning.plan import ReconstructionPlan, plan_reconstruction
 from marspipe.pipeline.reconstruct import Reconstructed, prepare, reconstruct
-from marspipe.pipeline.scan_frames import FramesTable
-from marspipe.pipeline.session import task_slots
 from marspipe.pipeline.source import Measured, tube_of
+from marspipe.pipeline.spark.session import task_slots
 from marspipe.recipe import Recipe
 from marspipe.scan.energy import counter_bins
 from marspipe.show.progress import Progress

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from marspipe.pipeline.camera import Camera
-from marspipe.pipeline.raw_scan import RawScan, open_scan
-from marspipe.pipeline.scan_frames import FramesTable
+from marspipe.pipeline.corrections.camera import Camera
+from marspipe.pipeline.frames.raw_scan import RawScan, open_scan
+from marspipe.pipeline.frames.scan_frames import FramesTable
 from marspipe.scan.energy import Counter
 from marspipe.scan.geometry import ScanGeometry
 from marspipe.store.commit import committed

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from marspipe.errors import RunError
-from marspipe.pipeline.plan import ReconstructionPlan
+from marspipe.pipeline.planning.plan import ReconstructionPlan
 from marspipe.store import storage
 
 _PART = re.compile(r"part-.*\.parquet")

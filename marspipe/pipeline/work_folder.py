@@ -11,7 +11,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 
-from marspipe.pipeline.plan import ReconstructionPlan
+from marspipe.pipeline.planning.plan import ReconstructionPlan
 from marspipe.pipeline.stock import SlabFile, slab_files
 from marspipe.store import storage
 from marspipe.store.commit import commit, committed

@@ -19,11 +19,11 @@ from numpy.typing import NDArray
 from pyspark.sql import SparkSession
 
 from marspipe.cli import cli, run_command
+from marspipe.pipeline.frames.scan_frames import FramesTable
 from marspipe.pipeline.ingest import ingest, open_scan
-from marspipe.pipeline.look_at_raw import RawLook
-from marspipe.pipeline.look_at_steps import StepLook
-from marspipe.pipeline.look_at_table import TableLook
-from marspipe.pipeline.scan_frames import FramesTable
+from marspipe.pipeline.inspection.raw import RawLook
+from marspipe.pipeline.inspection.steps import StepLook
+from marspipe.pipeline.inspection.table import TableLook
 from marspipe.recipe import parse_recipe
 from marspipe.simulate import SimulationSettings, mars_phantom, simulate_scan
 from marspipe.simulate.merlin_writer import write_merlin
@@ -257,12 +257,12 @@ def test_numbered_files_of_one_exposure(raw: Path, tmp_path: Path, monkeypatch: 
     wanted = [row for row in inspect(raw).splitlines()[1:] if ".mib" not in row]
     assert [row for row in inspect(tmp_path).splitlines()[1:] if ".mib" not in row] == wanted
     # Of a scan of very many exposures not every header is read: the first and the last one are.
-    monkeypatch.setattr("marspipe.pipeline.look_at_raw.MOST_HEADERS", 10)
+    monkeypatch.setattr("marspipe.pipeline.inspection.raw.MOST_HEADERS", 10)
     for uri in (raw, tmp_path):
         rows = [row for row in inspect(uri).splitlines()[1:] if ".mib" not in row]
         assert rows[:-1] == wanted
         assert rows[-1] == "headers    of every 5. exposure only were read: the scan is large"
-    monkeypatch.setattr("marspipe.pipeline.look_at_steps.MOST_BYTES", 1000)
+    monkeypatch.setattr("marspipe.pipeline.inspection.steps.MOST_BYTES", 1000)
     command = ["inspect", str(tmp_path), "--step", "stripes", "--set", "preprocess.stripes.mode=by-angle"]
     assert "of at most 0 MiB" in str(CliRunner().invoke(cli, command).exception)
 

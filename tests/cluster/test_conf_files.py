@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from pyspark.sql import SparkSession
 
-from marspipe.pipeline.session import read_spark_conf
+from marspipe.pipeline.spark.session import read_spark_conf
 from tests.cluster.servers import SPARK_HOME
 
 PROJECT = Path(__file__).resolve().parents[2]

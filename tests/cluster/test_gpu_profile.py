@@ -26,8 +26,8 @@ DRIVER = """
 import json, sys
 import pyarrow as pa
 from pyspark import TaskContext
-from marspipe.pipeline.gpu import gpu_profile
-from marspipe.pipeline.session import command_session, task_slots
+from marspipe.pipeline.spark.gpu import gpu_profile
+from marspipe.pipeline.spark.session import command_session, task_slots
 
 def given(name):
     def run(batches):

@@ -14,7 +14,7 @@ from tests.cluster.servers import SPARK_HOME, Hdfs, Standalone, Yarn, spark_subm
 # A driver that asks at once, before any executor can have registered, and once more after its first job.
 DRIVER = """
 import json, os, sys
-from marspipe.pipeline.session import command_session, task_slots
+from marspipe.pipeline.spark.session import command_session, task_slots
 from pyspark import TaskContext
 
 def environment(_):

@@ -9,9 +9,9 @@ from typing import Any
 
 from rich.console import Console
 
-from marspipe.pipeline.reprocess import Limits, reprocess
-from marspipe.pipeline.reprocess_queue import Queue, chosen, make_queue, recipe_named
-from marspipe.pipeline.reprocess_summary import Summary
+from marspipe.pipeline.reprocessing.queue import Queue, chosen, make_queue, recipe_named
+from marspipe.pipeline.reprocessing.reprocess import Limits, reprocess
+from marspipe.pipeline.reprocessing.summary import Summary
 from marspipe.recipe import Recipe, parse_recipe
 from marspipe.show.progress import Progress
 from marspipe.simulate import SimulationSettings, mars_phantom, simulate_scan

@@ -14,9 +14,9 @@ from pyspark.sql import SparkSession
 from marspipe.errors import GeometryError, InputError, ScanError
 from marspipe.pipeline import needed_rows
 from marspipe.pipeline.align import AlignmentJob, align, prepare_alignment
+from marspipe.pipeline.frames.scan_frames import FramesTable
 from marspipe.pipeline.ingest import RawScan
 from marspipe.pipeline.needed_rows import NeededRows, collect_rows
-from marspipe.pipeline.scan_frames import FramesTable
 from marspipe.recipe import Recipe, parse_recipe
 from marspipe.recon.alignment import UncertainCenterWarning, with_axis_column
 from marspipe.recon.fdk import fdk

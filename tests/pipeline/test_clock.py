@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from marspipe.errors import ScanError
-from marspipe.pipeline.clock import Clock, nanoseconds_of
+from marspipe.pipeline.corrections.clock import Clock, nanoseconds_of
 
 
 def metadata(untimed_projections: int, untimed_darks: int = 0) -> dict[str, object]:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from marspipe.errors import RecipeError
-from marspipe.pipeline.corrections import angular_stripes, chain_settings, sinogram_stripes
+from marspipe.pipeline.corrections.settings import angular_stripes, chain_settings, sinogram_stripes
 from marspipe.preprocess.beam_hardening import BeamHardening
 from marspipe.preprocess.chain_settings import ChainSettings, DeadTime, Flux, Scatter, Tiles, Zingers
 from marspipe.preprocess.flux import Region

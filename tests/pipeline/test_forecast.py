@@ -14,8 +14,8 @@ from marspipe.pipeline.forecast.compare import Measured, compared
 from marspipe.pipeline.forecast.inputs import CLUSTERS, SUBJECTS, load_cluster, load_subject, names_in
 from marspipe.pipeline.forecast.report import Forecast, forecast
 from marspipe.pipeline.forecast.workload import Workload, parse_subject
+from marspipe.pipeline.frames.scan_frames import FramesTable
 from marspipe.pipeline.ingest import RawScan
-from marspipe.pipeline.scan_frames import FramesTable
 from marspipe.recipe import parse_recipe
 
 MIB = 2**20

@@ -125,7 +125,7 @@ def test_open_beams_joined_by_camera_position_give_the_same_bits(spark: SparkSes
 
 
 def test_open_beams_that_are_too_large_are_joined(spark: SparkSession, tiled: Path, monkeypatch: Any) -> None:
-    from marspipe.pipeline import views
+    from marspipe.pipeline.corrections import views
 
     seen = []
     by_position = views.corrected_by_position

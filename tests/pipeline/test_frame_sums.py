@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from marspipe.errors import ScanError
-from marspipe.pipeline.frame_sums import FrameSums, SumKey, Summing, merged
+from marspipe.pipeline.corrections.frame_sums import FrameSums, SumKey, Summing, merged
 
 ROW: dict[str, Any] = {
     "tile": 0,
@@ -102,7 +102,7 @@ def test_frames_that_do_not_belong_together_are_named() -> None:
 
 
 def test_sums_are_handed_on_before_they_fill_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    from marspipe.pipeline import frame_sums
+    from marspipe.pipeline.corrections import frame_sums
 
     schema = {name: pa.array([ROW.get(name)] * 4) for name in ROW}
     schema["tile"] = pa.array([0, 1, 0, 1], pa.int32())

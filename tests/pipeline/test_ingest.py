@@ -12,9 +12,9 @@ import yaml
 from pyspark.sql import SparkSession
 
 from marspipe.errors import OutputExistsError, RawFormatError, ScanError
+from marspipe.pipeline.frames.raw_scan import fingerprint
+from marspipe.pipeline.frames.scan_frames import FramesTable
 from marspipe.pipeline.ingest import RawScan, bundle, cut, ingest, open_scan
-from marspipe.pipeline.raw_scan import fingerprint
-from marspipe.pipeline.scan_frames import FramesTable
 from marspipe.store.commit import COMMIT_FILE, committed
 from marspipe.store.schema import table_schema
 from tests.pipeline.scans import VIEWS, quiet, read_counters
@@ -91,7 +91,7 @@ def test_content_hash_does_not_depend_on_the_cut(
     spark: SparkSession, raw_scan: RawScan, frames_uri: str, out: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("marspipe.pipeline.ingest.task_slots", lambda _: 200)
-    monkeypatch.setattr("marspipe.pipeline.scan_parts.SMALLEST_PART_BYTES", 1)
+    monkeypatch.setattr("marspipe.pipeline.frames.scan_parts.SMALLEST_PART_BYTES", 1)
     ingest(spark, raw_scan, out, progress=quiet())
     assert FramesTable.open(out).metadata["content_hash"] == FramesTable.open(frames_uri).metadata["content_hash"]
 
@@ -208,7 +208,7 @@ def test_a_file_that_breaks_in_the_middle(spark: SparkSession, copied: Path, out
 def test_the_executors_look_at_many_files(
     spark: SparkSession, raw_scan: RawScan, copied: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("marspipe.pipeline.look_at_files.FILES_ON_DRIVER", 0)
+    monkeypatch.setattr("marspipe.pipeline.frames.look_at_files.FILES_ON_DRIVER", 0)
     assert open_scan(raw_scan.manifest_uri, spark).files == raw_scan.files
     (copied / "projections.mib").unlink()
     with pytest.raises(ScanError, match=r"projection file .*projections.mib does not exist"):

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from pyspark.sql import SparkSession
 
 from marspipe.errors import ScanError
-from marspipe.pipeline.calibrate import CalibrationReader
+from marspipe.pipeline.corrections.calibrate import CalibrationReader
+from marspipe.pipeline.frames.scan_frames import FramesTable
 from marspipe.pipeline.ingest import Ingested, RawScan, ingest, ingest_into, open_scan
-from marspipe.pipeline.scan_frames import FramesTable
 from marspipe.store.commit import COMMIT_FILE, JOURNAL_FILE, committed
 from tests.pipeline.scans import VIEWS, quiet
 

@@ -10,9 +10,9 @@ import pytest
 from pyspark.sql import SparkSession
 
 from marspipe.errors import ScanError
+from marspipe.pipeline.frames.quarantine import LIST_FILE, SUMMARY_FILE
+from marspipe.pipeline.frames.scan_frames import FramesTable
 from marspipe.pipeline.ingest import Ingested, RawScan, ingest_into, open_scan
-from marspipe.pipeline.quarantine import LIST_FILE, SUMMARY_FILE
-from marspipe.pipeline.scan_frames import FramesTable
 from tests.pipeline.scans import VIEWS, quiet
 
 RECORD = 384 + 96 * 96 * 4

@@ -13,8 +13,8 @@ import yaml
 from pyspark.sql import SparkSession
 
 from marspipe.errors import ScanError
+from marspipe.pipeline.frames.scan_frames import FramesTable
 from marspipe.pipeline.ingest import ingest, open_scan
-from marspipe.pipeline.scan_frames import FramesTable
 from tests.pipeline.scans import quiet
 from tests.pipeline.tiny_scans import SHAPE, VIEWS, frame, put_in, row_groups
 

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from marspipe.pipeline.scan_frames import FramesTable
+from marspipe.pipeline.frames.scan_frames import FramesTable
 from tests.pipeline.tiny_scans import COUNTERS, POSITIONS, VIEWS, require_true, row_groups, write_scan
 
 SCRIPT = """
@@ -14,9 +14,9 @@ import os, sys
 from pathlib import Path
 from pyspark import TaskContext
 from marspipe.pipeline import ingest as job
-from marspipe.pipeline import scan_parts
-from marspipe.pipeline.frame_files import WriteFrames
-from marspipe.pipeline.session import local_session
+from marspipe.pipeline.frames import scan_parts
+from marspipe.pipeline.frames.frame_files import WriteFrames
+from marspipe.pipeline.spark.session import local_session
 from marspipe.show.progress import Progress
 
 raw, out, tried = sys.argv[1:]

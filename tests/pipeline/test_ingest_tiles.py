@@ -11,9 +11,9 @@ import yaml
 from pyspark.sql import SparkSession
 
 from marspipe.errors import RawFormatError, ScanError
-from marspipe.pipeline.frame_files import FrameWriter
+from marspipe.pipeline.frames.frame_files import FrameWriter
+from marspipe.pipeline.frames.scan_frames import FramesTable
 from marspipe.pipeline.ingest import Decode, cut, ingest, open_scan
-from marspipe.pipeline.scan_frames import FramesTable
 from tests.pipeline.scans import quiet
 from tests.pipeline.tiny_scans import (
     COUNTERS,
@@ -44,7 +44,7 @@ def number_of(folder: Path, name: str) -> int:
 def test_views_stay_together_in_any_layout_of_files(
     spark: SparkSession, tmp_path: Path, out: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("marspipe.pipeline.scan_parts.SMALLEST_PART_BYTES", 4 * TILES * COUNTERS * 48)
+    monkeypatch.setattr("marspipe.pipeline.frames.scan_parts.SMALLEST_PART_BYTES", 4 * TILES * COUNTERS * 48)
     monkeypatch.setattr("marspipe.pipeline.ingest.SMALLEST_ROW_GROUP_BYTES", 2 * TILES * COUNTERS * 48)
     hashes = set()
     for layout in ("long", "listed", "numbered"):
@@ -69,7 +69,7 @@ def test_a_block_is_cut_where_memory_ends(tmp_path: Path, monkeypatch: pytest.Mo
     ]
     assert [len(block) for block in part.blocks(1)] == [TILES] * VIEWS
     # A view larger than all memory is cut, too, but stays in one file.
-    monkeypatch.setattr("marspipe.pipeline.frame_files.LARGEST_ROW_GROUP_BYTES", 2 * COUNTERS * 48)
+    monkeypatch.setattr("marspipe.pipeline.frames.frame_files.LARGEST_ROW_GROUP_BYTES", 2 * COUNTERS * 48)
     with FrameWriter(str(tmp_path), 1) as writer:
         for exposure in Decode.of(scan).exposures(part):
             writer.add(exposure)

@@ -15,7 +15,7 @@ from pyspark.sql import SparkSession
 from marspipe.errors import BusyError, OutputExistsError, RunError
 from marspipe.pipeline.backproject_slabs import BackprojectionStage
 from marspipe.pipeline.reconstruct import Reconstructed, prepare, reconstruct
-from marspipe.pipeline.stages import Stage
+from marspipe.pipeline.spark.stages import Stage
 from marspipe.recipe import Recipe, parse_recipe
 from marspipe.store.commit import committed
 from marspipe.store.versions import versions

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from marspipe.errors import GeometryError, RecipeError
-from marspipe.pipeline.plan import MIB, ReconstructionPlan, SlabRows, backprojection_bytes, plan_reconstruction
+from marspipe.pipeline.planning.plan import ReconstructionPlan, plan_reconstruction
+from marspipe.pipeline.planning.slabs import MIB, SlabRows, backprojection_bytes
 from marspipe.recipe import parse_recipe
 from marspipe.recon.field_of_view import rows_of_slab
 from marspipe.scan.energy import Counter, counter_bins

@@ -16,8 +16,8 @@ from pyspark.sql import SparkSession
 
 from marspipe.errors import BusyError
 from marspipe.log import configure_json_log, remove_json_log
-from marspipe.pipeline import reprocess as module
 from marspipe.pipeline.ingest import ingest, open_scan
+from marspipe.pipeline.reprocessing import reprocess as module
 from marspipe.store.lock import held
 from marspipe.store.versions import versions
 from marspipe.store.volume import open_volume
@@ -202,7 +202,7 @@ def test_one_instance_at_a_time(desk: Desk) -> None:
     """Another process holds the lock; then it is killed."""
     code = f"""
 import time
-from marspipe.pipeline import reprocess
+from marspipe.pipeline.reprocessing import reprocess
 from tests.pipeline.reprocess_scans import Desk
 from pathlib import Path
 desk = Desk(Path({str(desk.folder)!r}))

@@ -174,8 +174,8 @@ def test_a_session_that_is_not_ours_is_not_replaced(tmp_path: Path) -> None:
     """A context that is stopped, first one of marspipe's own, then one that somebody else has started."""
     code = """
 from marspipe.errors import RunError
-from marspipe.pipeline.reprocess_session import Sessions
-from marspipe.pipeline.session import local_session
+from marspipe.pipeline.reprocessing.session import Sessions
+from marspipe.pipeline.spark.session import local_session
 
 mine = Sessions("test", "local[1]")
 first = mine.current()

@@ -11,7 +11,7 @@ import pytest
 from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
 
-from marspipe.pipeline.spark_metrics import collect_stage_metrics, measured_stages
+from marspipe.pipeline.spark.metrics import collect_stage_metrics, measured_stages
 
 ROWS, ROW_BYTES = 64, 20_000
 PIXELS = ROWS * ROW_BYTES

@@ -15,11 +15,16 @@ from pyspark.sql import SparkSession
 from pyspark.sql import types as T
 
 from marspipe.errors import RecipeError, ScanError
-from marspipe.pipeline.failures import spark_failures
-from marspipe.pipeline.session import configure
-from marspipe.pipeline.stripe_bands import RowBands, band_bytes, plan_row_bands, without_stripes
-from marspipe.pipeline.stripe_sums import AngularStage, read_stripe_offsets, without_offsets, write_stripe_offsets
-from marspipe.pipeline.views import Views
+from marspipe.pipeline.corrections.stripe_bands import RowBands, band_bytes, plan_row_bands, without_stripes
+from marspipe.pipeline.corrections.stripe_sums import (
+    AngularStage,
+    read_stripe_offsets,
+    without_offsets,
+    write_stripe_offsets,
+)
+from marspipe.pipeline.corrections.views import Views
+from marspipe.pipeline.spark.failures import spark_failures
+from marspipe.pipeline.spark.session import configure
 from marspipe.preprocess.sinogram_stripes import Sorting
 from marspipe.preprocess.stripes import AngularStripes, AngularSums, stripe_offsets
 

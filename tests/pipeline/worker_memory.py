@@ -15,16 +15,16 @@ import pyarrow as pa
 from rich.console import Console
 
 from marspipe.pipeline.backproject_slabs import BackprojectionStage
-from marspipe.pipeline.exposures import FRAME_COLUMNS
+from marspipe.pipeline.corrections.views import corrected_in_place
 from marspipe.pipeline.filter_views import FilterStage
 from marspipe.pipeline.forecast.inputs import load_cluster
 from marspipe.pipeline.forecast.report import forecast
 from marspipe.pipeline.forecast.workload import Workload
+from marspipe.pipeline.frames.exposures import FRAME_COLUMNS
 from marspipe.pipeline.ingest import ingest, open_scan
 from marspipe.pipeline.reconstruct import corrections_of, prepare
-from marspipe.pipeline.session import configure, local_session
-from marspipe.pipeline.spark_metrics import measured_stages
-from marspipe.pipeline.views import corrected_in_place
+from marspipe.pipeline.spark.metrics import measured_stages
+from marspipe.pipeline.spark.session import configure, local_session
 from marspipe.recipe import parse_recipe
 from marspipe.show.progress import Progress
 from marspipe.simulate import SimulationSettings, mars_phantom, simulate_scan

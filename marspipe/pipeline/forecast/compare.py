@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from pyspark.sql import SparkSession
 from rich.console import Console
 
-from marspipe.pipeline.benchmark import PythonMemory
+from marspipe.pipeline.benchmarks.pipeline import PythonMemory
 from marspipe.pipeline.forecast.report import Forecast, size_text, time_text
-from marspipe.pipeline.plan import MIB
-from marspipe.pipeline.raw_scan import RawScan
+from marspipe.pipeline.frames.raw_scan import RawScan
+from marspipe.pipeline.frames.scan_frames import FramesTable
+from marspipe.pipeline.planning.slabs import MIB
 from marspipe.pipeline.run import run
-from marspipe.pipeline.scan_frames import FramesTable
-from marspipe.pipeline.spark_metrics import measured_stages
+from marspipe.pipeline.spark.metrics import measured_stages
 from marspipe.recipe import Recipe
 from marspipe.show.progress import Progress, Stage
 

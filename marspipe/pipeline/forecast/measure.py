@@ -27,11 +27,11 @@ from marspipe.pipeline.forecast.report import forecast
 from marspipe.pipeline.forecast.stages import MB
 from marspipe.pipeline.forecast.workload import Workload
 from marspipe.pipeline.ingest import ingest, open_scan
-from marspipe.pipeline.plan import MIB
+from marspipe.pipeline.planning.slabs import MIB
 from marspipe.pipeline.reconstruct import corrections_of, prepare
 from marspipe.pipeline.run import run
-from marspipe.pipeline.session import configure, task_slots
-from marspipe.pipeline.stages import as_function
+from marspipe.pipeline.spark.session import configure, task_slots
+from marspipe.pipeline.spark.stages import as_function
 from marspipe.preprocess.chain_settings import ChainSettings
 from marspipe.preprocess.stitching import Stitcher
 from marspipe.preprocess.tiles import wide_detector

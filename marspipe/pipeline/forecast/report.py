@@ -11,7 +11,8 @@ from marspipe.errors import RecipeError
 from marspipe.pipeline.forecast.cluster import Cluster
 from marspipe.pipeline.forecast.stages import Stage, stages_of, uses_device
 from marspipe.pipeline.forecast.workload import Workload
-from marspipe.pipeline.plan import INTERPRETER_BYTES, MIB, ReconstructionPlan, plan_reconstruction
+from marspipe.pipeline.planning.plan import ReconstructionPlan, plan_reconstruction
+from marspipe.pipeline.planning.slabs import INTERPRETER_BYTES, MIB
 from marspipe.recipe import Recipe
 from marspipe.scan.energy import counter_bins
 

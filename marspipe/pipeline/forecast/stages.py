@@ -5,17 +5,18 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
-from marspipe.pipeline.decode_frames import BLOCK_BYTES
+from marspipe.pipeline.corrections.stripe_bands import band_bytes, plan_row_bands
+from marspipe.pipeline.corrections.views import LARGEST_SHARE
 from marspipe.pipeline.export import SLICES_PER_TASK
 from marspipe.pipeline.forecast.cluster import Cluster
 from marspipe.pipeline.forecast.workload import Workload
+from marspipe.pipeline.frames.decode_frames import BLOCK_BYTES
+from marspipe.pipeline.frames.scan_parts import FILE_BYTES, SMALLEST_PART_BYTES
 from marspipe.pipeline.ingest import LARGEST_ROW_GROUP_BYTES, SMALLEST_ROW_GROUP_BYTES
-from marspipe.pipeline.plan import INTERPRETER_BYTES, MIB, ReconstructionPlan
+from marspipe.pipeline.planning.plan import ReconstructionPlan
+from marspipe.pipeline.planning.slabs import INTERPRETER_BYTES, MIB
 from marspipe.pipeline.reconstruct import LARGEST_SPLIT_BYTES, SPLITS_PER_SLOT
-from marspipe.pipeline.scan_parts import FILE_BYTES, SMALLEST_PART_BYTES
-from marspipe.pipeline.session import ARROW_BATCH_BYTES
-from marspipe.pipeline.stripe_bands import band_bytes, plan_row_bands
-from marspipe.pipeline.views import LARGEST_SHARE
+from marspipe.pipeline.spark.session import ARROW_BATCH_BYTES
 from marspipe.recipe import Recipe
 
 MB = 1e6

@@ -11,9 +11,9 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from marspipe.errors import InputError
-from marspipe.pipeline.camera import Camera
-from marspipe.pipeline.raw_scan import RawScan
-from marspipe.pipeline.scan_frames import FramesTable
+from marspipe.pipeline.corrections.camera import Camera
+from marspipe.pipeline.frames.raw_scan import RawScan
+from marspipe.pipeline.frames.scan_frames import FramesTable
 from marspipe.pipeline.source import Measured
 from marspipe.scan.energy import Counter
 from marspipe.scan.geometry import ScanGeometry

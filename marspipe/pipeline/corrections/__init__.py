@@ -1,0 +1,1 @@
+"""From the counts of a view to its line integrals, on Spark: calibrations, bad pixels, stripes."""

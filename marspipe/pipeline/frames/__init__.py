@@ -1,0 +1,1 @@
+"""From raw files to the frames table and out of it again."""

@@ -1,0 +1,1 @@
+"""What ``marspipe inspect`` reads, without Spark."""

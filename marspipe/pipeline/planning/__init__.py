@@ -1,0 +1,1 @@
+"""How a reconstruction is cut into tasks, computed before anything runs."""

@@ -1,0 +1,1 @@
+"""What every plan needs of Spark: sessions, GPUs, progress, metrics, and failures in one sentence."""
