@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from itertools import groupby
 
+import numpy as np
 import pyarrow as pa
-from pyspark.sql import SparkSession
+from numpy.typing import NDArray
+from pyspark.sql import DataFrame, SparkSession
 
 from marspipe.dicom.ct import series_files
 from marspipe.dicom.identity import SeriesIdentity
@@ -14,13 +17,26 @@ from marspipe.dicom.series import series_header
 from marspipe.pipeline.spark.failures import spark_failures
 from marspipe.pipeline.spark.session import task_slots
 from marspipe.pipeline.spark.watch import watch_stages
-from marspipe.show.preview import write_preview
+from marspipe.scan.grid import AXES
+from marspipe.show.preview import preview_cuts, write_preview
 from marspipe.show.progress import Progress
 from marspipe.store import storage
-from marspipe.store.volume import open_volume
+from marspipe.store.blobs import binary_column
+from marspipe.store.tables import as_spark
+from marspipe.store.volume import Volume, open_volume
 
 # A DICOM task writes about this many slices: seconds of work.
 SLICES_PER_TASK = 128
+PREVIEW_STAGES = ("cuts", "preview")
+# What a run of slices gives to the cuts of a preview: float32 [1, y, x] across z, else [slices, x] or [slices, y].
+PIECES = pa.schema(
+    [
+        pa.field("bin", pa.int32(), False),
+        pa.field("axis", pa.string(), False),
+        pa.field("first", pa.int32(), False),
+        pa.field("pixels", pa.binary(), False),
+    ]
+)
 
 
 def export_dicom(
@@ -52,43 +68,104 @@ def export_dicom(
         Number of files written.
     """
     volume = open_volume(volume_uri)
-    nz = volume.shape[0]
-    step = max(1, min(SLICES_PER_TASK, -(-nz * len(volume) // task_slots(spark))))
-    work = [(bin_, first) for bin_ in range(len(volume)) for first in range(0, nz, step)]
+    work = _runs_of_slices(spark, volume)
     storage.remove_tree(out_uri)
 
-    def write(number: int) -> None:
-        bin_, first = work[number]
-        source = open_volume(volume_uri)
-        header = series_header(source, bin_, identity)
-        for file in series_files(source, header, range(first, min(first + step, nz))):
-            storage.write_bytes(storage.join(out_uri, file.path), file.content, overwrite=True)
+    def write(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        for number in _numbers(batches):
+            bin_, first, stop = work[number]
+            source = open_volume(volume_uri)
+            header = series_header(source, bin_, identity)
+            for file in series_files(source, header, range(first, stop)):
+                storage.write_bytes(storage.join(out_uri, file.path), file.content, overwrite=True)
+            yield pa.RecordBatch.from_pydict({"id": [number]})
 
     with spark_failures("writing the DICOM series"), watch_stages(spark, progress, ["dicom"]):
-        _run_each(spark, len(work), write)
-    return nz * len(volume)
+        _run(_numbered(spark, len(work)).mapInArrow(write, "id long"))
+    return volume.shape[0] * len(volume)
 
 
 def export_preview(spark: SparkSession, volume_uri: str, out_uri: str, *, progress: Progress) -> None:
-    """Write the preview of a finished volume as one PNG."""
+    """Write the preview of a finished volume as one PNG.
 
-    def write(number: int) -> None:
-        del number
+    Cuts along the axis pass through every slice: many tasks read slices, one puts their rows together and draws.
+    """
+    volume = open_volume(volume_uri)
+    cuts, work = preview_cuts(volume.grid), _runs_of_slices(spark, volume)
+
+    def cut(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        for number in _numbers(batches):
+            bin_, first, stop = work[number]
+            source = open_volume(volume_uri)
+            for axis, index in cuts:
+                at, z = slice(index, index + 1), slice(first, stop)
+                if axis == "z" and not first <= index < stop:
+                    continue
+                piece = source.roi(z=at, bin=bin_) if axis == "z" else source.roi(z=z, **{axis: at}, bin=bin_)
+                pixels = binary_column(piece, [piece.nbytes])
+                values = [pa.array([bin_], pa.int32()), pa.array([axis]), pa.array([first], pa.int32()), pixels]
+                yield pa.RecordBatch.from_arrays(values, schema=PIECES)
+
+    def draw(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         picture = io.BytesIO()
-        write_preview(open_volume(volume_uri), picture)
+        write_preview(_PassingVolume(open_volume(volume_uri), batches), picture)
         storage.write_bytes(out_uri, picture.getvalue(), overwrite=True)
+        yield pa.RecordBatch.from_pydict({"id": [0]})
 
-    with spark_failures("drawing the preview"), watch_stages(spark, progress, ["preview"]):
-        _run_each(spark, 1, write)
+    with spark_failures("drawing the preview"), watch_stages(spark, progress, PREVIEW_STAGES):
+        pieces = _numbered(spark, len(work)).mapInArrow(cut, as_spark(PIECES))
+        together = pieces.repartition(1).sortWithinPartitions("bin")
+        _run(together.mapInArrow(draw, "id long"))
 
 
-def _run_each(spark: SparkSession, n_tasks: int, work: Callable[[int], None]) -> None:
-    """Run ``work(0) ... work(n_tasks - 1)``, each in a task of its own."""
+class _PassingVolume:
+    """A volume of which a preview sees the cuts, whose pieces come bin after bin: those of one bin are in memory."""
 
-    def run(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        for batch in batches:
-            for number in batch.column("id").to_pylist():
-                work(number)
-            yield batch
+    def __init__(self, volume: Volume, batches: Iterator[pa.RecordBatch]) -> None:
+        self.bins, self.grid, self.metadata = volume.bins, volume.grid, volume.metadata
+        self._pieces = groupby(_rows(batches), lambda piece: piece[0])
+        self._bin: int | None = None
+        self._cuts: dict[str, NDArray[np.float32]] = {}
 
-    spark.range(0, n_tasks, 1, n_tasks).mapInArrow(run, "id long").write.format("noop").mode("overwrite").save()
+    def slice(self, axis: str, index: int, bin: int = 0) -> NDArray[np.float32]:
+        """Return one of the cuts of a bin; bins are asked for in their order."""
+        del index
+        if bin != self._bin:
+            self._cuts = {}
+            self._bin, pieces = next(self._pieces)
+            for _, name, first, pixels in pieces:
+                shape = tuple(n for n, other in zip(self.grid.shape, AXES, strict=True) if other != name)
+                whole = self._cuts.setdefault(name, np.empty(shape, np.float32))
+                rows = pixels.reshape(-1, shape[1])
+                start = 0 if name == "z" else first
+                whole[start : start + len(rows)] = rows
+        return self._cuts[axis]
+
+
+def _rows(batches: Iterator[pa.RecordBatch]) -> Iterator[tuple[int, str, int, NDArray[np.float32]]]:
+    """Yield bin, axis, first slice and pixels of pieces of cuts."""
+    for batch in batches:
+        for row in range(batch.num_rows):
+            bin_, axis, first = (batch.column(i)[row].as_py() for i in range(3))
+            yield bin_, axis, first, np.frombuffer(batch.column(3)[row].as_buffer(), np.float32)
+
+
+def _runs_of_slices(spark: SparkSession, volume: Volume) -> list[tuple[int, int, int]]:
+    """Return what each task works on: a bin and a run of its slices, some for every task slot."""
+    nz = volume.shape[0]
+    step = max(1, min(SLICES_PER_TASK, -(-nz * len(volume) // task_slots(spark))))
+    return [(bin_, z, min(z + step, nz)) for bin_ in range(len(volume)) for z in range(0, nz, step)]
+
+
+def _numbered(spark: SparkSession, n_tasks: int) -> DataFrame:
+    """Return the numbers of tasks, one to a task."""
+    return spark.range(0, n_tasks, 1, n_tasks)
+
+
+def _numbers(batches: Iterator[pa.RecordBatch]) -> Iterator[int]:
+    for batch in batches:
+        yield from batch.column("id").to_pylist()
+
+
+def _run(rows: DataFrame) -> None:
+    rows.write.format("noop").mode("overwrite").save()

@@ -43,34 +43,32 @@ class FilterStage:
         """Turn (view, line integrals of shape (n_bins, v, u)) into rows of the bands table."""
         ramp = _view_filter(self.plan.geometry, self.settings)
         for view, integrals in views:
-            yield self._bands(view, integrals, ramp)
+            yield from self._bands(view, integrals, ramp)
 
-    def _bands(self, view: int, integrals: NDArray[np.float32], ramp: ViewFilter) -> pa.RecordBatch:
+    def _bands(self, view: int, integrals: NDArray[np.float32], ramp: ViewFilter) -> Iterator[pa.RecordBatch]:
         """Filter the line integrals of a view, one frame per bin, and cut them into one band per task."""
         if not 0 <= view < len(self.plan.geometry):
             raise ScanError(f"view {view} is not one of the {len(self.plan.geometry)} views of the scan")
+        wanted = [task for task in self.plan.tasks_of_view(view) if task in self.tasks]
         cols, n_slabs = self.plan.filtered_geometry.detector_shape[1], len(self.plan.slabs)
-        seeing = [n for n, task in enumerate(self.plan.slabs) if task.view_first <= view < task.view_stop]
-        wanted = [
-            [n for n in seeing if bin_ * n_slabs + n in self.tasks] for bin_ in range(len(integrals))
-        ]  # slabs of each bin
-        lengths = [self.plan.slabs[n].n_rows * cols for of_bin in wanted for n in of_bin]
-        bands = np.empty(sum(lengths), dtype=np.float32)
-        position = 0
-        for frame, of_bin in zip(integrals, wanted, strict=True):
-            filtered = ramp.filter_to_columns(frame, view) if of_bin else frame
-            for slab in (self.plan.slabs[n] for n in of_bin):
-                size = slab.n_rows * cols
-                band = bands[position : position + size].reshape(cols, slab.n_rows)
+        of_bin, filtered = -1, integrals[:0]
+        for run in self.plan.band_batches(wanted):
+            slabs = [self.plan.slabs[task % n_slabs] for task in run]
+            lengths = [slab.n_rows * cols for slab in slabs]
+            bands = np.empty(sum(lengths), dtype=np.float32)
+            ends = np.cumsum(lengths)
+            for task, slab, end in zip(run, slabs, ends, strict=True):
+                if task // n_slabs != of_bin:
+                    of_bin = task // n_slabs
+                    filtered = ramp.filter_to_columns(integrals[of_bin], view)
+                band = bands[end - slab.n_rows * cols : end].reshape(cols, slab.n_rows)
                 np.copyto(band, filtered[:, slab.row_first : slab.row_stop])
-                position += size
-        tasks = [bin_ * n_slabs + n for bin_, of_bin in enumerate(wanted) for n in of_bin]
-        arrays = [
-            pa.array(tasks, pa.int32()),
-            pa.array(np.full(len(tasks), view, dtype=np.int32)),
-            binary_column(bands, [4 * n for n in lengths]),
-        ]
-        return pa.RecordBatch.from_arrays(arrays, schema=table_schema("bands").arrow())
+            arrays = [
+                pa.array(run, pa.int32()),
+                pa.array(np.full(len(run), view, dtype=np.int32)),
+                binary_column(bands, [4 * n for n in lengths]),
+            ]
+            yield pa.RecordBatch.from_arrays(arrays, schema=table_schema("bands").arrow())
 
 
 @lru_cache(maxsize=2)

@@ -77,6 +77,11 @@ def write_preview(volume: SlicedVolume, target: str | Path | BinaryIO) -> None:
     draw_preview(volume).save(target)
 
 
+def preview_cuts(grid: VolumeGrid) -> list[tuple[str, int]]:
+    """Return the slices that a preview shows: the axis that each is perpendicular to, and its index along that axis."""
+    return [(panel.axis, panel.index) for panel in _panels(grid)]
+
+
 def draw_preview(volume: SlicedVolume) -> Sheet:
     """Return the page that :func:`write_preview` writes."""
     grid = volume.grid

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -48,16 +49,22 @@ with open(sys.argv[1], "w") as file:
 """
 
 
-@pytest.fixture
-def gpu_cluster(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Standalone]:
-    """Workers of two cores, with one GPU each: GPU 0 and GPU 1 unless the test says otherwise."""
-    gpus = getattr(request, "param", ["0", "1"])
-    cluster = Standalone(tmp_path_factory.mktemp("gpus"), [Worker(cores=2, gpus=[gpu]) for gpu in gpus])
+@contextmanager
+def cluster_of(folder: Path, gpus: list[str]) -> Iterator[Standalone]:
+    """Start workers of two cores, one for each GPU."""
+    cluster = Standalone(folder, [Worker(cores=2, gpus=[gpu]) for gpu in gpus])
     try:
         cluster.start()
         yield cluster
     finally:
         cluster.stop()
+
+
+@pytest.fixture(scope="module")
+def gpu_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Standalone]:
+    """GPU 0 and GPU 1."""
+    with cluster_of(tmp_path_factory.mktemp("gpus"), ["0", "1"]) as cluster:
+        yield cluster
 
 
 def stages(folder: Path) -> list[dict[str, Any]]:
@@ -84,9 +91,8 @@ def test_only_the_stage_with_the_profile_is_given_gpus(gpu_cluster: Standalone, 
     assert [profile != 0 for profile in profiles] == [False, backend != "cpu"]
 
 
-@pytest.mark.parametrize("gpu_cluster", [["1"]], indirect=True)
 def test_the_device_of_the_task_reaches_the_kernel_of_a_reconstruction(
-    gpu_cluster: Standalone, project: Path, small_scans: Callable[[str], Path], tmp_path: Path
+    project: Path, small_scans: Callable[[str], Path], tmp_path: Path
 ) -> None:
     """CUDA is numba's simulator, which has a device 0 only, and the one worker gives out device 1."""
     (tmp_path / "events").mkdir()
@@ -99,7 +105,8 @@ def test_the_device_of_the_task_reaches_the_kernel_of_a_reconstruction(
     # Voxels few enough for the simulator.
     small = ["grid.shape=[4, 6, 6]", "grid.voxel_mm=[0.4, 0.4, 0.4]", "run.slab_slices=1", "run.backend=cuda"]
     overrides = [word for value in small for word in ("--set", value)]
-    done = spark_submit("--master", gpu_cluster.url, *arguments, *overrides, conf=conf)
+    with cluster_of(tmp_path / "gpus", ["1"]) as cluster:
+        done = spark_submit("--master", cluster.url, *arguments, *overrides, conf=conf)
     assert done.returncode == 2
     assert "device must be 0..0, the CUDA devices there are, got 1" in done.stdout + done.stderr
     profiles = [stage["Resource Profile Id"] for stage in stages(tmp_path / "events")]

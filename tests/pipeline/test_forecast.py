@@ -120,7 +120,7 @@ def test_raw_scan_and_its_frames_table_are_the_same_work(raw_scan: RawScan, fram
     assert (raw.projections, raw.others, raw.pixel_bytes) == (table.projections, table.others, table.pixel_bytes)
     recipe = parse_recipe("", "test")
     stages = [s.name for s in forecast(raw, recipe, cluster()).stages]
-    assert stages == ["ingest", "open beams", "bad pixels", "filter", "backproject", "dicom", "preview"]
+    assert stages == ["ingest", "open beams", "bad pixels", "filter", "backproject", "dicom", "cuts", "preview"]
     again = [s.name for s in forecast(table, recipe, cluster()).stages]
     assert again == stages[2:]
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from marspipe.errors import GeometryError, RecipeError
-from marspipe.pipeline.planning.plan import ReconstructionPlan, plan_reconstruction
+from marspipe.pipeline.planning.plan import BAND_BATCH_BYTES, ReconstructionPlan, plan_reconstruction
 from marspipe.pipeline.planning.slabs import MIB, SlabRows, backprojection_bytes
 from marspipe.recipe import parse_recipe
 from marspipe.recon.field_of_view import rows_of_slab
@@ -17,6 +17,7 @@ from marspipe.scan.geometry import ScanGeometry
 from marspipe.scan.grid import VolumeGrid
 
 ANGLES = np.linspace(0, np.pi, 181, endpoint=False)
+FINE = ("grid.shape=[512, 512, 512]", "grid.voxel_mm=[0.06, 0.03, 0.03]")
 BINS = tuple(counter_bins([Counter(i, "CSM", 20.0 + i) for i in range(3)]))
 
 
@@ -139,10 +140,25 @@ def test_tens_of_thousands_of_slices_are_planned_without_arrays_of_that_size() -
     assert "rows read" in text and result.overlap > 1
 
 
-def test_a_view_whose_bands_pass_two_gigabytes_is_refused() -> None:
-    geometry = scan(20000, 12000, 360, pixel_pitch_mm=(0.002, 0.002))
-    with pytest.raises(RecipeError, match=r"the bands of a view for all .* slabs are .* GiB, and 2 GiB are the limit"):
-        plan(geometry, 2, 3, "grid.shape=[512, 512, 512]", "grid.voxel_mm=[0.06, 0.03, 0.03]")
+def test_bands_of_a_view_travel_in_bounded_batches() -> None:
+    many = plan(scan(20000, 12000, 360, pixel_pitch_mm=(0.002, 0.002)), 2, 3, *FINE)
+    assert many.view_bytes > 2**31
+    wanted = many.tasks_of_view(7)
+    assert wanted == list(range(many.n_tasks))
+    batches = list(many.band_batches(wanted))
+    assert [task for batch in batches for task in batch] == wanted
+    cols, n_slabs = many.filtered_geometry.detector_shape[1], len(many.slabs)
+    sizes = [sum(4 * cols * many.slabs[task % n_slabs].n_rows for task in batch) for batch in batches]
+    assert max(sizes) <= max(BAND_BATCH_BYTES, many.band_bytes)
+    few = plan(scan(), 2, 2, "run.slab_slices=30")
+    assert list(few.band_batches(few.tasks_of_view(0))) == [few.tasks_of_view(0)]
+    assert list(few.band_batches([])) == []
+
+
+def test_a_band_that_passes_two_gigabytes_is_refused() -> None:
+    geometry = scan(20000, 32000, 360, pixel_pitch_mm=(0.002, 0.002))
+    with pytest.raises(RecipeError, match=r"rows of a view that one slab reads are .* GiB, and 2 GiB are the limit"):
+        plan(geometry, 2, 3, *FINE, "run.memory_per_task_mib=400000", "run.slab_slices=512")
 
 
 def test_bytes_of_a_view_are_those_of_its_bands() -> None:

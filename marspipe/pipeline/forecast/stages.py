@@ -252,7 +252,7 @@ def stages_of(work: Workload, plan: ReconstructionPlan, recipe: Recipe, cluster:
             shuffle_out=out,
         )
     _add_backprojection(model, plan, recipe, out, half_shuffle)
-    _add_exports(model, plan, recipe)
+    _add_exports(model, plan, recipe, half_shuffle)
     return model.stages
 
 
@@ -327,14 +327,15 @@ def uses_device(recipe: Recipe, cluster: Cluster) -> bool:
     return wanted and cluster.gpu_slots > 0 and cluster.gpu.kernel_gups is not None
 
 
-def _add_exports(model: StageModel, plan: ReconstructionPlan, recipe: Recipe) -> None:
+def _add_exports(model: StageModel, plan: ReconstructionPlan, recipe: Recipe, half_shuffle: float) -> None:
     cluster, nz, n_bins = model.cluster, plan.grid.shape[0], len(plan.bins)
     slice_bytes = plan.grid.nbytes // nz
+    step = max(1, min(SLICES_PER_TASK, -(-nz * n_bins // cluster.slots)))
+    tasks = n_bins * math.ceil(nz / step)
     if recipe.output.dicom:
-        step = max(1, min(SLICES_PER_TASK, -(-nz * n_bins // cluster.slots)))
         model.add(
             "dicom",
-            n_bins * math.ceil(nz / step),
+            tasks,
             plan.volume_bytes / (cluster.core.dicom_mb_s * MB),
             # A slice, its tiles as read, its numbers as float64 and as stored, its file twice.
             task_bytes=INTERPRETER_BYTES + plan.left_bytes + DICOM_BYTES + 7 * slice_bytes,
@@ -342,10 +343,22 @@ def _add_exports(model: StageModel, plan: ReconstructionPlan, recipe: Recipe) ->
             write=plan.volume_bytes // 2,
         )
     if recipe.output.preview:
+        across, ny, nx = (4 * math.prod(plan.grid.shape) // n for n in plan.grid.shape)
+        cuts = n_bins * (across + ny + nx)
+        reading, piece = INTERPRETER_BYTES + plan.left_bytes, max(across, 4 * step * max(plan.grid.shape[1:]))
+        model.add(
+            "cuts",
+            tasks,
+            plan.volume_bytes / (cluster.core.read_mb_s * MB),  # a cut along the axis reads every slice
+            task_bytes=reading + 2 * ARROW_BATCH_BYTES + 2 * slice_bytes + 2 * piece,
+            read=plan.volume_bytes,
+            shuffle_out=cuts,
+        )
         model.add(
             "preview",
             1,
-            plan.volume_bytes / (cluster.core.read_mb_s * MB),  # a cut along the axis reads every slice
-            task_bytes=INTERPRETER_BYTES + plan.left_bytes + PREVIEW_BYTES + 4 * slice_bytes,
-            read=plan.volume_bytes,
+            cuts / half_shuffle,
+            task_bytes=reading + PREVIEW_BYTES + 2 * (across + ny + nx),
+            shuffle_in=cuts,
+            jobs=0,
         )

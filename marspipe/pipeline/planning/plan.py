@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -32,6 +33,8 @@ LARGEST_LEFT_SHARE = 0.6
 # A kernel call walks the whole slab once, whatever the number of views; beyond this batch that no longer shows.
 VIEWS_WANTED = 64
 BATCH_BYTES_WANTED = 256 * MIB
+# The bands of a view leave a filter task in batches of about this size.
+BAND_BATCH_BYTES = 256 * MIB
 # A volume slab leaves a task in runs of slices of about this size.
 OUTPUT_BATCH_BYTES = 32 * MIB
 
@@ -75,6 +78,25 @@ class ReconstructionPlan:
         """Bytes of the largest row that travels to a backprojection task."""
         return 4 * self.filtered_geometry.detector_shape[1] * max(task.n_rows for task in self.slabs)
 
+    def tasks_of_view(self, view: int) -> list[int]:
+        """Return the backprojection tasks that read a view, bin by bin."""
+        seeing = [n for n, task in enumerate(self.slabs) if task.view_first <= view < task.view_stop]
+        return [bin_ * len(self.slabs) + n for bin_ in range(len(self.bins)) for n in seeing]
+
+    def band_batches(self, tasks: Sequence[int]) -> Iterator[list[int]]:
+        """Yield runs of backprojection tasks whose bands of a view travel together, of a bounded size."""
+        run: list[int] = []
+        size = 0
+        for task in tasks:
+            band = 4 * self.filtered_geometry.detector_shape[1] * self.slabs[task % len(self.slabs)].n_rows
+            if run and size + band > BAND_BATCH_BYTES:
+                yield run
+                run, size = [], 0
+            run.append(task)
+            size += band
+        if run:
+            yield run
+
     @cached_property
     def view_bytes(self) -> int:
         """Bytes of all bands of the view that has most of them, all bins."""
@@ -94,7 +116,8 @@ class ReconstructionPlan:
         """Python memory of a task that corrects and filters whole views."""
         rows, cols = self.filtered_geometry.detector_shape
         # Bands of overlapping slabs are more than the view: once in the worker, once on their way.
-        more = max(0, self.view_bytes - 4 * len(self.bins) * rows * cols)
+        batch = min(self.view_bytes, max(BAND_BATCH_BYTES, self.band_bytes))
+        more = max(0, batch - 4 * len(self.bins) * rows * cols)
         return INTERPRETER_BYTES + self.left_bytes + 2 * more + 2 * ARROW_BATCH_BYTES
 
     @cached_property
@@ -178,10 +201,9 @@ def plan_reconstruction(
     row_bytes = 4 * grid.shape[2]
     tile_rows = max(1, min(grid.shape[1], int(recipe.output.tile_mib * MIB) // row_bytes))
     plan = ReconstructionPlan(geometry, filtered, redundancy, grid, bins, slabs, views, tile_rows)
-    if plan.view_bytes > ARROW_BINARY_LIMIT:
+    if plan.band_bytes > ARROW_BINARY_LIMIT:
         raise RecipeError(
-            f"the bands of a view for all {len(slabs)} slabs are {plan.view_bytes / 2**30:.3g} GiB, and 2 GiB are the "
-            "limit of a record: give thicker slabs more run.memory_per_task_mib, or reconstruct a part of the volume "
-            "at a time (grid.shape, grid.center_mm)"
+            f"the rows of a view that one slab reads are {plan.band_bytes / 2**30:.3g} GiB, and 2 GiB are the limit of "
+            "a record: reconstruct a part of the volume at a time (grid.shape, grid.center_mm)"
         )
     return plan
