@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,8 +13,24 @@ import numpy as np
 import pytest
 from pyspark.sql import SparkSession
 
+from tests.store.postgres import Postgres, running
+
 PROJECT = Path(__file__).resolve().parents[1]
 CASES = PROJECT.parent / "shared" / "cases"
+
+
+def pytest_configure() -> None:
+    """Let SIGTERM end a test run as Ctrl-C does, so that the servers it has started are stopped."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Keep the tests of a folder in one process under ``-n``, those with an HDFS apart: they share what they start."""
+    if config.pluginmanager.hasplugin("xdist"):
+        for item in items:
+            folder = item.path.relative_to(PROJECT / "tests").parts[0]
+            servers = "-hdfs" if "hdfs" in getattr(item, "fixturenames", ()) else ""
+            item.add_marker(pytest.mark.xdist_group(folder + servers))
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -32,6 +49,13 @@ def spark() -> Iterator[SparkSession]:
     session = local_session("local[2]")
     yield session
     session.stop()
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """A PostgreSQL server."""
+    with running() as server:
+        yield server
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ from marspipe.pipeline.ingest import RawScan, fingerprint, ingest
 from marspipe.pipeline.planning.plan import ReconstructionPlan, plan_reconstruction
 from marspipe.pipeline.reconstruct import Reconstructed, prepare, reconstruct
 from marspipe.pipeline.source import Measured, tube_of
+from marspipe.pipeline.spark.gpu import require_gpus
 from marspipe.pipeline.spark.session import task_slots
 from marspipe.recipe import Recipe
 from marspipe.scan.energy import counter_bins
@@ -96,6 +97,7 @@ def run(
         Of the class that tells who has to act; nothing is committed then.
     """
     _refuse_finished(out_uri, overwrite=overwrite, resume=resume)
+    require_gpus(spark, recipe.run.backend)  # said before hours of work, not after them
     with held(out_uri, "marspipe reconstruct") as lock:
         # Another job may have finished just before this one got the lock.
         _refuse_finished(out_uri, overwrite=overwrite, resume=resume)

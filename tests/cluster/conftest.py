@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from marspipe.pipeline.benchmarks.standalone import StandaloneCluster
 from marspipe.simulate import SimulationSettings, mars_phantom, simulate_scan
-from tests.cluster.servers import Hdfs, NotAvailableError, Standalone, Yarn
+from tests.cluster.servers import Hdfs, NotAvailableError, Yarn
 from tests.lacking import lacking
 
 
@@ -41,14 +42,10 @@ def yarn(hdfs: Hdfs) -> Yarn:
 
 
 @pytest.fixture(scope="session")
-def standalone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Standalone]:
+def standalone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StandaloneCluster]:
     """Spark's own cluster: a master and two workers of one core."""
-    cluster = Standalone(tmp_path_factory.mktemp("standalone"))
-    try:
-        cluster.start()
+    with StandaloneCluster(tmp_path_factory.mktemp("standalone")) as cluster:
         yield cluster
-    finally:
-        cluster.stop()
 
 
 @pytest.fixture

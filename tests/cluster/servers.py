@@ -1,4 +1,4 @@
-"""Real servers on loopback: HDFS and YARN by conf/hdfs/*.sh, Spark's own cluster by spark-class."""
+"""Real servers on loopback: HDFS and YARN by conf/hdfs/*.sh, and spark-submit."""
 
 from __future__ import annotations
 
@@ -6,21 +6,27 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pyspark
 
+from marspipe.pipeline.benchmarks.standalone import Worker
+from marspipe.store import storage
+
 PROJECT = Path(__file__).resolve().parents[2]
 SPARK_HOME = Path(pyspark.__file__).parent
+# Executors have a cache of compiled kernels of their own, which is empty at first. Here one does for all of them.
+COMPILED_ONCE = {
+    "spark.executorEnv.NUMBA_CACHE_DIR": str(Path(tempfile.gettempdir(), f"marspipe-tests-{os.getuid()}", "numba"))
+}
 _DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
@@ -145,106 +151,28 @@ class Yarn:
         return "\n".join(f"== {p.parent.name} {p.name}\n{p.read_text(errors='replace')}" for p in logs)
 
 
-@dataclass
-class Worker:
-    """A worker of Spark's own cluster: cores, memory, and the addresses of the GPUs it claims to have."""
-
-    cores: int = 1
-    memory: str = "1g"
-    gpus: Sequence[str] = ()
-
-
-@dataclass
-class Standalone:
-    """A master and workers of Spark's own cluster, by spark-class."""
-
-    folder: Path
-    workers: Sequence[Worker] = (Worker(), Worker())
-    environment: Mapping[str, str] = field(default_factory=dict)
-    url: str = ""
-    _processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
-    _http: int = 0
-
-    def start(self) -> None:
-        """Start master and workers and wait until all are registered."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        port, self._http = free_port(), free_port()
-        self.url = f"spark://127.0.0.1:{port}"
-        master = ["--host", "127.0.0.1", "--port", str(port), "--webui-port", str(self._http)]
-        self._launch("master", "org.apache.spark.deploy.master.Master", *master)
-        until(lambda: self._state() is not None, "the start of Spark's master")
-        for number, worker in enumerate(self.workers):
-            options = ""
-            if worker.gpus:
-                script = discovery_script(self.folder / f"gpus-of-worker-{number}.sh", worker.gpus)
-                options = f"-Dspark.worker.resource.gpu.amount={len(worker.gpus)} "
-                options += f"-Dspark.worker.resource.gpu.discoveryScript={script}"
-            arguments = ["-h", "127.0.0.1", "-c", str(worker.cores), "-m", worker.memory, "--webui-port", "0"]
-            arguments += ["--work-dir", str(self.folder / f"worker-{number}"), self.url]
-            main = "org.apache.spark.deploy.worker.Worker"
-            self._launch(f"worker-{number}", main, *arguments, SPARK_WORKER_OPTS=options)
-        until(
-            lambda: len((self._state() or {}).get("workers", [])) == len(self.workers), "the start of Spark's workers"
-        )
-
-    def stop(self) -> None:
-        """Stop workers and master."""
-        for process in reversed(self._processes):
-            process.terminate()
-        for process in reversed(self._processes):
-            try:
-                process.wait(10)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-        self._processes.clear()
-
-    def logs(self) -> str:
-        """Return what the executors wrote to standard error."""
-        return "\n".join(p.read_text(errors="replace") for p in sorted(self.folder.glob("worker-*/app-*/*/stderr")))
-
-    def _launch(self, name: str, main: str, *arguments: str, **environment: str) -> None:
-        java = {
-            "SPARK_DAEMON_MEMORY": "256m",
-            "SPARK_DAEMON_JAVA_OPTS": "-XX:+UseSerialGC",
-            "SPARK_LOCAL_IP": "127.0.0.1",
-        }
-        with (self.folder / f"{name}.log").open("ab") as log:
-            self._processes.append(
-                subprocess.Popen(
-                    [str(SPARK_HOME / "bin" / "spark-class"), main, *arguments],
-                    stdout=log,
-                    stderr=log,
-                    start_new_session=True,
-                    env={**clean_environment(), **java, **self.environment, **environment},
-                )
-            )
-
-    def _state(self) -> dict[str, Any] | None:
-        with suppress(OSError, ValueError), _DIRECT.open(f"http://127.0.0.1:{self._http}/json/", timeout=5) as answer:
-            state: dict[str, Any] = json.load(answer)
-            return state
-        return None
-
-
-def discovery_script(path: Path, addresses: Sequence[str]) -> Path:
-    """Write a GPU discovery script that claims devices."""
-    path.write_text(f"#!/bin/sh\necho '{json.dumps({'name': 'gpu', 'addresses': list(addresses)})}'\n")
-    path.chmod(0o755)
-    return path
-
-
-def free_port() -> int:
-    """Return a port that nobody listens on."""
-    with socket.socket() as trial:
-        trial.bind(("127.0.0.1", 0))
-        return int(trial.getsockname()[1])
+def gpu_worker(folder: Path, addresses: Sequence[str]) -> Worker:
+    """Return a worker of two cores that claims to have GPUs."""
+    script = folder / f"gpus-{'-'.join(addresses)}.sh"
+    folder.mkdir(parents=True, exist_ok=True)
+    script.write_text(f"#!/bin/sh\necho '{json.dumps({'name': 'gpu', 'addresses': list(addresses)})}'\n")
+    script.chmod(0o755)
+    options = f"-Dspark.worker.resource.gpu.amount={len(addresses)} "
+    options += f"-Dspark.worker.resource.gpu.discoveryScript={script}"
+    return Worker(cores=2, java_options=options)
 
 
 def clean_environment() -> dict[str, str]:
     """Return this process's environment without what a Spark session of it has left there."""
     drop = ("PYSPARK_", "SPARK_", "HADOOP_")
     return {key: value for key, value in os.environ.items() if not key.startswith(drop)}
+
+
+def put(folder: Path, uri: str) -> None:
+    """Copy a local folder to HDFS."""
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            storage.write_bytes(storage.join(uri, *path.relative_to(folder).parts), path.read_bytes())
 
 
 def spark_submit(

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pytest
-
-from tests.cluster.servers import Standalone, Worker, spark_submit
+from marspipe.pipeline.benchmarks.standalone import StandaloneCluster
+from tests.cluster.servers import COMPILED_ONCE, gpu_worker, spark_submit
 
 EXECUTORS = {
     "spark.executor.memory": "512m",
@@ -20,6 +18,7 @@ EXECUTORS = {
     "spark.eventLog.enabled": "true",
     "spark.eventLog.rolling.enabled": "false",
     "spark.eventLog.compress": "false",
+    **COMPILED_ONCE,
 }
 
 # Two stages, of which the second asks; every task says what it was given.
@@ -38,33 +37,23 @@ def given(name):
             yield pa.RecordBatch.from_arrays([*batch.columns, column], names=[*batch.schema.names, name])
     return run
 
+answer = {}
 with command_session("gpus") as spark:
-    rows = spark.range(0, 16, 1, 4).mapInArrow(given("before"), "id long, before string")
-    rows = rows.repartitionById(4, rows.id.cast("int") % 4)
-    profile = gpu_profile(spark, sys.argv[2])
-    rows = rows.mapInArrow(given("during"), "id long, before string, during string", False, profile)
-    answer = [task_slots(spark), [row.asDict() for row in rows.collect()]]
+    slots = task_slots(spark)
+    for backend in sys.argv[2:]:
+        rows = spark.range(0, 16, 1, 4).mapInArrow(given("before"), "id long, before string")
+        rows = rows.repartitionById(4, rows.id.cast("int") % 4)
+        profile = gpu_profile(spark, backend)
+        rows = rows.mapInArrow(given("during"), "id long, before string, during string", False, profile)
+        answer[backend] = [row.asDict() for row in rows.collect()]
 with open(sys.argv[1], "w") as file:
-    json.dump(answer, file)
+    json.dump([slots, answer], file)
 """
 
 
-@contextmanager
-def cluster_of(folder: Path, gpus: list[str]) -> Iterator[Standalone]:
-    """Start workers of two cores, one for each GPU."""
-    cluster = Standalone(folder, [Worker(cores=2, gpus=[gpu]) for gpu in gpus])
-    try:
-        cluster.start()
-        yield cluster
-    finally:
-        cluster.stop()
-
-
-@pytest.fixture(scope="module")
-def gpu_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Standalone]:
-    """GPU 0 and GPU 1."""
-    with cluster_of(tmp_path_factory.mktemp("gpus"), ["0", "1"]) as cluster:
-        yield cluster
+def cluster_of(folder: Path, gpus: list[str]) -> StandaloneCluster:
+    """Return a cluster of workers of two cores, one for each GPU."""
+    return StandaloneCluster(folder, [gpu_worker(folder, [gpu]) for gpu in gpus])
 
 
 def stages(folder: Path) -> list[dict[str, Any]]:
@@ -74,21 +63,25 @@ def stages(folder: Path) -> list[dict[str, Any]]:
     return [event["Stage Info"] for event in events if event["Event"] == "SparkListenerStageSubmitted"]
 
 
-@pytest.mark.parametrize("backend", ["auto", "cuda", "cpu"])
-def test_only_the_stage_with_the_profile_is_given_gpus(gpu_cluster: Standalone, tmp_path: Path, backend: str) -> None:
+def test_only_the_stage_with_the_profile_is_given_gpus(tmp_path: Path) -> None:
+    backends = ["auto", "cuda", "cpu"]
     (tmp_path / "driver.py").write_text(DRIVER)
     (tmp_path / "events").mkdir()
     conf = EXECUTORS | {"spark.eventLog.dir": (tmp_path / "events").as_uri()}
-    arguments = [str(tmp_path / "driver.py"), str(tmp_path / "answer.json"), backend]
-    done = spark_submit("--master", gpu_cluster.url, *arguments, conf=conf)
+    arguments = [str(tmp_path / "driver.py"), str(tmp_path / "answer.json"), *backends]
+    with cluster_of(tmp_path / "gpus", ["0", "1"]) as cluster:
+        done = spark_submit("--master", cluster.url, *arguments, conf=conf)
     assert done.returncode == 0, done.stderr
-    slots, rows = json.loads((tmp_path / "answer.json").read_text())
-    assert slots == 4 and len(rows) == 16
-    assert {row["before"] for row in rows} == {"[]"}
-    given = {row["during"] for row in rows}
-    assert given == ({"[]"} if backend == "cpu" else {'[["0"]]', '[["1"]]'})
+    slots, answers = json.loads((tmp_path / "answer.json").read_text())
+    assert slots == 4
+    for backend in backends:
+        rows = answers[backend]
+        assert len(rows) == 16
+        assert {row["before"] for row in rows} == {"[]"}
+        given = {row["during"] for row in rows}
+        assert given == ({"[]"} if backend == "cpu" else {'[["0"]]', '[["1"]]'})
     profiles = [stage["Resource Profile Id"] for stage in stages(tmp_path / "events")]
-    assert [profile != 0 for profile in profiles] == [False, backend != "cpu"]
+    assert [profile != 0 for profile in profiles] == [False, True, False, True, False, False]
 
 
 def test_the_device_of_the_task_reaches_the_kernel_of_a_reconstruction(
@@ -115,7 +108,7 @@ def test_the_device_of_the_task_reaches_the_kernel_of_a_reconstruction(
 
 
 def test_cuda_on_a_cluster_without_gpus_is_refused(
-    standalone: Standalone, project: Path, small_scans: Callable[[str], Path], tmp_path: Path
+    standalone: StandaloneCluster, project: Path, small_scans: Callable[[str], Path], tmp_path: Path
 ) -> None:
     arguments = [str(project / "jobs" / "reconstruct.py"), "--raw", str(small_scans("merlin")), "--out", str(tmp_path)]
     conf = {"spark.executor.memory": "512m", "spark.driver.memory": "512m"}

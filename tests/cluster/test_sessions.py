@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from tests.cluster.servers import SPARK_HOME, Hdfs, Standalone, Yarn, spark_submit
+from marspipe.pipeline.benchmarks.standalone import StandaloneCluster
+from tests.cluster.servers import SPARK_HOME, Hdfs, Yarn, spark_submit
 
 # A driver that asks at once, before any executor can have registered, and once more after its first job.
 DRIVER = """
@@ -56,7 +57,9 @@ def test_slots_on_one_machine(tmp_path: Path, master: str, slots: int) -> None:
     assert found["conf"]["spark.shuffle.sort.bypassMergeThreshold"] == "1"
 
 
-def test_standalone_waits_for_its_executors_and_completes_the_settings(standalone: Standalone, tmp_path: Path) -> None:
+def test_standalone_waits_for_executors_and_completes_the_settings(
+    standalone: StandaloneCluster, tmp_path: Path
+) -> None:
     found = ask(tmp_path, standalone.url, {})
     assert found["slots"] == [2, 2]
     assert found["conf"]["spark.shuffle.compress"] == "false"
@@ -67,7 +70,7 @@ def test_standalone_waits_for_its_executors_and_completes_the_settings(standalon
         assert seen["python"] == sys.executable
 
 
-def test_what_spark_submit_sets_stays(standalone: Standalone, tmp_path: Path) -> None:
+def test_what_spark_submit_sets_stays(standalone: StandaloneCluster, tmp_path: Path) -> None:
     own = {
         "spark.cores.max": "1",
         "spark.shuffle.compress": "true",

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from marspipe.pipeline.benchmarks.standalone import StandaloneCluster
 from tests.cluster.same_volume import assert_same_volume
-from tests.cluster.servers import Standalone, spark_submit
+from tests.cluster.servers import COMPILED_ONCE, spark_submit
 
-SMALL = {"spark.executor.memory": "512m", "spark.executor.cores": "1", "spark.driver.memory": "512m"}
+SMALL = {"spark.executor.memory": "512m", "spark.executor.cores": "1", "spark.driver.memory": "512m", **COMPILED_ONCE}
 
 
 def reconstruct(project: Path, master: str, raw: Path, out: Path, **conf: str) -> str:
@@ -22,7 +23,7 @@ def reconstruct(project: Path, master: str, raw: Path, out: Path, **conf: str) -
 
 
 def test_master_and_two_workers(
-    standalone: Standalone,
+    standalone: StandaloneCluster,
     project: Path,
     small_scans: Callable[[str], Path],
     local_volume: Callable[[str], str],

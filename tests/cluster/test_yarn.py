@@ -12,8 +12,7 @@ import pytest
 from marspipe.store import storage
 from tests.cluster.environments import packed_environment
 from tests.cluster.same_volume import assert_same_volume
-from tests.cluster.servers import SPARK_HOME, Yarn, spark_submit
-from tests.cluster.test_hdfs import put
+from tests.cluster.servers import COMPILED_ONCE, SPARK_HOME, Yarn, put, spark_submit
 
 # Small enough for one machine; the rest is as in conf/spark/yarn.conf.
 SMALL = {
@@ -47,7 +46,7 @@ def test_the_environment_at_an_absolute_path(
     yarn: Yarn, project: Path, raw: str, hdfs_folder: str, local_volume: Callable[[str], str]
 ) -> None:
     out = storage.join(hdfs_folder, "out")
-    python = {"spark.pyspark.python": sys.executable}
+    python = {"spark.pyspark.python": sys.executable, **COMPILED_ONCE}
     done = submit(yarn, project, "--raw", raw, "--out", out, conf=python)
     log = yarn.log_of(done.stderr)
     assert done.returncode == 0, log

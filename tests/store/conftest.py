@@ -2,21 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from marspipe.store.catalog import Catalog, open_catalog
 from marspipe.store.catalog.catalog import unmigrated
-from tests.store.postgres import Postgres, running
-
-
-@pytest.fixture(scope="session")
-def postgres() -> Iterator[Postgres]:
-    """A PostgreSQL server."""
-    with running() as server:
-        yield server
+from tests.store.postgres import Postgres
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

@@ -8,9 +8,10 @@ from typing import Any
 from marspipe.bench.measure import Result
 from marspipe.bench.process import in_fresh_process
 from marspipe.pipeline.benchmarks.job import recipe_text, write_scan
-from marspipe.pipeline.benchmarks.standalone import ExecutorMemory, StandaloneCluster
+from marspipe.pipeline.benchmarks.standalone import ExecutorMemory, StandaloneCluster, Worker
 
 _MIB, _GIB = 2**20, 2**30
+TWO_WORKERS = (Worker(memory="2g"), Worker(memory="2g"))
 _JOB = "marspipe.pipeline.benchmarks.job"
 # The JVM takes some 250 MiB beside its heap.
 LARGE_HEAP_MIB = 640
@@ -29,7 +30,7 @@ def bench_scaling(folder: Path, voxels: int, views: int, detector: int, repeat: 
         if place:
             done = in_fresh_process(_JOB, {**job, "master": place})
         else:
-            with StandaloneCluster(folder / "cluster") as cluster:
+            with StandaloneCluster(folder / "cluster", TWO_WORKERS) as cluster:
                 settings = {**job["settings"], "spark__executor__memory": "1g"}
                 done = in_fresh_process(_JOB, {**job, "master": cluster.url, "settings": settings})
         first = results[0].seconds if results else done["seconds"]
@@ -52,7 +53,7 @@ def bench_large(folder: Path, voxels: int = 1024, views: int = 60, detector: int
     An executor has one core: a JVM whose heap Spark limits, and one Python worker that the plan limits.
     """
     raw = write_scan(folder / "raw", views, detector)
-    with StandaloneCluster(folder / "cluster", worker_memory="1g") as cluster:
+    with StandaloneCluster(folder / "cluster") as cluster:
         job = _job(folder, raw, recipe_text(voxels, detector, LARGE_TASK_MIB), repeat=1)
         settings = {**job["settings"], "spark__executor__memory": f"{LARGE_HEAP_MIB}m"}
         with ExecutorMemory(cluster.worker_pids) as memory:

@@ -9,6 +9,7 @@ import subprocess
 import threading
 import time
 import urllib.request
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,25 +24,44 @@ _POLL_S = 0.2
 _LOOPBACK = "127.0.0.1"
 
 
+@dataclass(frozen=True)
+class Worker:
+    """A worker of the cluster.
+
+    Attributes
+    ----------
+    cores : int
+        Tasks at once.
+    memory : str
+        What it may give to the JVMs of its executors, as Spark writes it.
+    host : str
+        A loopback address.
+    java_options : str
+        Of the worker's own JVM: Spark's settings as ``-Dspark...``.
+    """
+
+    cores: int = 1
+    memory: str = "1g"
+    host: str = _LOOPBACK
+    java_options: str = ""
+
+
 @dataclass
 class StandaloneCluster:
-    """A master and workers of one core each, as processes of their own; use it in a ``with`` statement.
+    """A master and workers, as processes of their own; use it in a ``with`` statement.
 
     Attributes
     ----------
     folder : Path
-        For logs and the workers' files.
-    workers : int
-        How many.
-    worker_memory : str
-        What a worker may give to its executors' JVMs, as Spark writes it.
+        For logs (``master.log``, ``worker-0.log``, ...) and the workers' files (``worker-0/``, ...).
+    workers : sequence of Worker
+        Two of one core, by default.
     url : str
         ``spark://``, once it runs.
     """
 
     folder: Path
-    workers: int = 2
-    worker_memory: str = "2g"
+    workers: Sequence[Worker] = (Worker(), Worker())
     url: str = ""
     _processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
@@ -66,23 +86,29 @@ class StandaloneCluster:
         port, web = _free_port(), _free_port()
         self.url = f"spark://{_LOOPBACK}:{port}"
         at = ["--host", _LOOPBACK, "--port", str(port), "--webui-port", str(web)]
-        self._launch("master", "org.apache.spark.deploy.master.Master", *at)
+        self._launch("master", "org.apache.spark.deploy.master.Master", at)
         self._wait(web, 0)
-        for number in range(self.workers):
-            given = ["-h", _LOOPBACK, "-c", "1", "-m", self.worker_memory, "--webui-port", "0"]
+        for number, worker in enumerate(self.workers):
+            given = ["-h", worker.host, "-c", str(worker.cores), "-m", worker.memory, "--webui-port", "0"]
             given += ["--work-dir", str(self.folder / f"worker-{number}"), self.url]
-            self._launch(f"worker-{number}", "org.apache.spark.deploy.worker.Worker", *given)
-        self._wait(web, self.workers)
+            main = "org.apache.spark.deploy.worker.Worker"
+            self._launch(f"worker-{number}", main, given, SPARK_WORKER_OPTS=worker.java_options)
+        self._wait(web, len(self.workers))
 
-    def _launch(self, name: str, main: str, *arguments: str) -> None:
+    def _launch(self, name: str, main: str, arguments: Sequence[str], **more: str) -> None:
         home = Path(pyspark.__file__).parent
+        # What a Spark session of this process has left in its environment is not the servers' business.
+        environment = {key: value for key, value in os.environ.items() if not key.startswith(("SPARK_", "PYSPARK_"))}
+        environment |= {"SPARK_HOME": str(home), "SPARK_LOCAL_IP": _LOOPBACK, "SPARK_DAEMON_MEMORY": "192m"}
+        environment |= {"SPARK_DAEMON_JAVA_OPTS": "-XX:+UseSerialGC", **more}
         with (self.folder / f"{name}.log").open("ab") as log:
             self._processes.append(
                 subprocess.Popen(
                     [str(home / "bin" / "spark-class"), main, *arguments],
                     stdout=log,
                     stderr=log,
-                    env={**os.environ, "SPARK_HOME": str(home), "SPARK_DAEMON_MEMORY": "192m"},
+                    start_new_session=True,
+                    env=environment,
                 )
             )
 

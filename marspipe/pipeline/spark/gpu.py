@@ -33,19 +33,31 @@ def gpu_profile(spark: SparkSession, backend: str) -> ResourceProfile | None:
     EnvironmentMissingError
         If the backend is ``"cuda"`` and the executors have no GPUs.
     """
+    gpus = require_gpus(spark, backend)
+    if backend not in ("auto", "cuda") or not gpus:
+        return None
+    conf = spark.sparkContext.getConf()
+    requests = TaskResourceRequests().cpus(int(conf.get("spark.task.cpus", "1") or 1)).resource("gpu", 1)
+    profile: ResourceProfile = ResourceProfileBuilder().require(requests).build
+    return profile
+
+
+def require_gpus(spark: SparkSession, backend: str) -> int:
+    """Return the number of GPUs that Spark schedules on each executor; 0 in local mode.
+
+    Raises
+    ------
+    EnvironmentMissingError
+        If the backend is ``"cuda"`` and the executors have no GPUs.
+    """
     context = spark.sparkContext
     master = str(context.master)
     if master.startswith("local") and not master.startswith("local-cluster"):
-        return None
-    conf = context.getConf()
-    has_gpus = int(conf.get(GPUS_KEY, "0") or 0) > 0
-    if backend == "cuda" and not has_gpus:
+        return 0
+    gpus = int(context.getConf().get(GPUS_KEY, "0") or 0)
+    if backend == "cuda" and not gpus:
         raise EnvironmentMissingError(
             f"run.backend is cuda, but the executors of {master} have no GPU: submit with {GPUS_KEY}=1 "
             "(see conf/spark/yarn-gpu.conf), or set run.backend=auto"
         )
-    if backend not in ("auto", "cuda") or not has_gpus:
-        return None
-    requests = TaskResourceRequests().cpus(int(conf.get("spark.task.cpus", "1") or 1)).resource("gpu", 1)
-    profile: ResourceProfile = ResourceProfileBuilder().require(requests).build
-    return profile
+    return gpus
