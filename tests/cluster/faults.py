@@ -56,10 +56,16 @@ class Driver:
         For its log and its caches.
     settings : mapping, optional
         Further Spark settings.
+
+    Attributes
+    ----------
+    log : Path
+        What Spark says.
     """
 
     def __init__(self, master: str, folder: Path, settings: Mapping[str, str] | None = None) -> None:
         folder.mkdir(parents=True, exist_ok=True)
+        self.log = folder / "driver.log"
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
         self._process = context.Process(target=_serve, args=(theirs, master, str(folder), dict(settings or {})))

@@ -93,6 +93,10 @@ class Hdfs:
         """End a DataNode at once (SIGKILL), as a power cut would."""
         os.kill(int((self.folder / "pid" / f"datanode-{number}").read_text()), signal.SIGKILL)
 
+    def data_port(self, number: int) -> int:
+        """Return the port at which a DataNode gives its blocks."""
+        return self._port(f"DATA_{number}")
+
     def start_datanode(self, number: int) -> None:
         """Start a DataNode that was killed, with the blocks it had, and wait until all DataNodes live."""
         del number  # whichever does not run

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import re
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-from hdfs_native import Client
+from hdfs_native import Client, WriteOptions
+from pyspark.sql import SparkSession
 
 from marspipe.simulate import SimulationSettings, mars_phantom, simulate_scan
 from marspipe.store import hdfs as hdfs_files
@@ -43,7 +43,7 @@ def kill_one(hdfs: Hdfs) -> Iterator[Callable[[Callable[[Hdfs], list[int]]], int
             found[:] = find(hdfs)
             return bool(found)
 
-        until(any_found, "the work of a DataNode", 200)
+        until(any_found, "the work of a DataNode")
         hdfs.kill_datanode(found[0])
         return found[0]
 
@@ -57,20 +57,17 @@ def writing(hdfs: Hdfs) -> list[int]:
     return [n for n in hdfs.datanodes if any(hdfs.folder.glob(f"datanode-{n}/current/BP-*/current/rbw/blk_*"))]
 
 
-def sending(hdfs: Hdfs) -> list[int]:
-    """Return the DataNodes that have more to send than a reader takes: the same bytes wait for half a second."""
-    ports = re.findall(r"(?m)^DATA_(\d+)=(\d+)$", (hdfs.folder / "ports").read_text())
-    before = _waiting_bytes()
-    time.sleep(0.5)
-    still = before & _waiting_bytes()
-    return [int(number) for number, port in ports if any(local == int(port) for local, _, _ in still)]
+def put_in_blocks(path: Path, uri: str, block_bytes: int) -> None:
+    """Copy a file to HDFS in blocks of a size."""
+    root, name = storage.split(uri)
+    file = Client(root).create(name, WriteOptions(create_parent=True, block_size=block_bytes))
+    file.write(path.read_bytes())
+    file.close()
 
 
-def _waiting_bytes() -> set[tuple[int, str, int]]:
-    """Return local port, remote address and the bytes that wait to be sent, of connections that have such."""
-    lines = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
-    found = {(int(line[1].split(":")[1], 16), line[2], int(line[4].split(":")[0], 16)) for line in lines}
-    return {connection for connection in found if connection[2] > 0}
+def let_spark_warn(spark: SparkSession) -> None:
+    """Let Spark's log tell of DataNodes that a task could not read from."""
+    spark.sparkContext.setLogLevel("WARN")
 
 
 def any_datanode(hdfs: Hdfs) -> list[int]:
@@ -141,32 +138,38 @@ def test_a_datanode_dies_while_frames_are_sent(
 
 def test_a_datanode_dies_while_frames_are_read(
     driver: Driver,
+    hdfs: Hdfs,
     hdfs_folder: str,
     tmp_path: Path,
     gate: Gate,
     kill_one: Callable[[Callable[[Hdfs], list[int]]], int],
 ) -> None:
-    """The frames are more than all buffers between a DataNode and a task hold, so that it is in the middle of them."""
-    shape, frames = (448, 448), f"{hdfs_folder}/frames"
+    """The frames are more than all buffers between a DataNode and a task hold, in blocks that lie on all DataNodes."""
     settings = SimulationSettings(
         scan_id="larger",
         views=40,
-        detector_shape=shape,
+        detector_shape=(448, 448),
         phantom=mars_phantom(0.875),
         thresholds_kev=(25.0, 50.0),
         seed=4,
     )
     simulate_scan(tmp_path / "raw", settings=settings)
-    driver.run(make_frames, str(tmp_path / "raw"), frames)
-    sizes = [storage.size(f"{frames}/{name}") for name in storage.list_dir(frames) if name.endswith(".parquet")]
-    assert max(sizes) > 48 * 2**20
-    driver.run(make_volume, frames, str(tmp_path / "expected"))
+    local, frames = tmp_path / "frames", f"{hdfs_folder}/frames"
+    driver.run(make_frames, str(tmp_path / "raw"), str(local))
+    assert max(path.stat().st_size for path in local.glob("*.parquet")) > 96 * 2**20
+    for path in local.rglob("*"):
+        if path.is_file():
+            put_in_blocks(path, f"{frames}/{path.relative_to(local)}", 2**20)
+    driver.run(make_volume, str(local), str(tmp_path / "expected"))
+    driver.run(let_spark_warn)
     driver.start(make_volume, frames, str(tmp_path / "disturbed"), Fault("filter", WaitAtGate(gate)))
     gate.wait()
-    kill_one(sending)
+    killed = kill_one(any_datanode)
     gate.open()
     driver.result()
     assert_same_volume(str(tmp_path / "disturbed" / "volume"), str(tmp_path / "expected" / "volume"))
+    missed = rf"Failed to (connect to|read block .* from datanode) /127.0.0.1:{hdfs.data_port(killed)}\b"
+    assert re.search(missed, driver.log.read_text())
 
 
 def test_a_file_that_is_being_written_when_a_datanode_dies(

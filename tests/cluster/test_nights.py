@@ -23,7 +23,13 @@ from tests.cluster.servers import COMPILED_ONCE, Hdfs, clean_environment, put, s
 from tests.store.catalog_content import stored
 from tests.store.postgres import Postgres
 
-SMALL = {"spark.executor.memory": "512m", "spark.executor.cores": "1", "spark.driver.memory": "512m", **COMPILED_ONCE}
+SMALL = {
+    "spark.executor.memory": "512m",
+    "spark.executor.cores": "1",
+    "spark.cores.max": "2",
+    "spark.driver.memory": "512m",
+    **COMPILED_ONCE,
+}
 
 
 def test_nights_on_hdfs_with_a_catalog_in_postgresql(

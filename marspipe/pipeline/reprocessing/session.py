@@ -12,7 +12,7 @@ from pyspark import SparkContext
 from pyspark.sql import SparkSession
 
 from marspipe.errors import RunError
-from marspipe.pipeline.spark.session import local_session
+from marspipe.pipeline.spark.session import local_session, submitted_session
 
 
 class SessionLostError(RunError):
@@ -75,8 +75,7 @@ class Sessions:
         self._mine = True
         if "PYSPARK_GATEWAY_PORT" in os.environ:  # started by spark-submit, which has set everything
             self._may_start = False
-            builder: SparkSession.Builder = SparkSession.builder
-            return builder.appName(self._name).getOrCreate()
+            return submitted_session(self._name)
         return local_session(self._master, spark__app__name=self._name)
 
     def _drop(self) -> None:

@@ -135,7 +135,7 @@ def command_session(name: str, master: str | None = None) -> Iterator[SparkSessi
         yield active
         return
     if "PYSPARK_GATEWAY_PORT" in os.environ:  # started by spark-submit, which has set everything
-        spark = _submitted_session(name)
+        spark = submitted_session(name)
     else:
         spark = local_session(master, spark__app__name=name)
     try:
@@ -144,7 +144,7 @@ def command_session(name: str, master: str | None = None) -> Iterator[SparkSessi
         spark.stop()
 
 
-def _submitted_session(name: str) -> SparkSession:
+def submitted_session(name: str) -> SparkSession:
     """Start the session that ``spark-submit`` configured, completed by what it left open."""
     # Without the JVM that spark-submit has started, a SparkConf is empty.
     SparkContext._ensure_initialized()
