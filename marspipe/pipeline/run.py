@@ -8,7 +8,8 @@ from pyspark.sql import SparkSession
 
 from marspipe.errors import OutputExistsError
 from marspipe.pipeline.corrections.settings import settings_for
-from marspipe.pipeline.export import export_dicom, export_preview
+from marspipe.pipeline.export.dicom import export_dicom
+from marspipe.pipeline.export.preview import export_preview
 from marspipe.pipeline.frames.scan_frames import FramesTable
 from marspipe.pipeline.ingest import RawScan, fingerprint, ingest
 from marspipe.pipeline.planning.plan import ReconstructionPlan, plan_reconstruction

@@ -21,7 +21,7 @@ from rich.console import Console
 
 from marspipe.bench.measure import machine
 from marspipe.bench.scans import cone_scan, noise
-from marspipe.pipeline.export import export_dicom
+from marspipe.pipeline.export.dicom import export_dicom
 from marspipe.pipeline.forecast.cluster import Cluster, CoreRates, StartUp
 from marspipe.pipeline.forecast.compare import StageTimes
 from marspipe.pipeline.forecast.report import forecast

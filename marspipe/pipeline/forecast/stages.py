@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from marspipe.pipeline.corrections.stripe_bands import band_bytes, plan_row_bands
 from marspipe.pipeline.corrections.views import LARGEST_SHARE
-from marspipe.pipeline.export import SLICES_PER_TASK
+from marspipe.pipeline.export.slices import SLICES_PER_TASK
 from marspipe.pipeline.forecast.cluster import Cluster
 from marspipe.pipeline.forecast.workload import Workload
 from marspipe.pipeline.frames.decode_frames import BLOCK_BYTES

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from pyspark.sql import SparkSession
 
-from marspipe.pipeline import export
+from marspipe.pipeline.export import slices
+from marspipe.pipeline.export.preview import export_preview
 from marspipe.show.preview import write_preview
 from marspipe.store.volume import open_volume
 from tests.pipeline.scans import quiet
@@ -18,9 +19,9 @@ from tests.store.stored_volumes import write_volume
 def test_the_preview_drawn_from_pieces_is_that_of_the_volume(
     spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shape: tuple[int, int, int]
 ) -> None:
-    monkeypatch.setattr(export, "SLICES_PER_TASK", 3)
+    monkeypatch.setattr(slices, "SLICES_PER_TASK", 3)
     uri = str(tmp_path / "volume")
     write_volume(uri, shape, slabs=1, bins=3)
-    export.export_preview(spark, uri, str(tmp_path / "pieces.png"), progress=quiet())
+    export_preview(spark, uri, str(tmp_path / "pieces.png"), progress=quiet())
     write_preview(open_volume(uri), tmp_path / "whole.png")
     assert (tmp_path / "pieces.png").read_bytes() == (tmp_path / "whole.png").read_bytes()

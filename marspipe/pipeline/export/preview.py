@@ -1,4 +1,4 @@
-"""What is made from a finished volume: DICOM series and the preview, by tasks, so that the driver sees no pixels."""
+"""The preview of a finished volume, drawn from pieces that tasks cut out."""
 
 from __future__ import annotations
 
@@ -9,13 +9,10 @@ from itertools import groupby
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import SparkSession
 
-from marspipe.dicom.ct import series_files
-from marspipe.dicom.identity import SeriesIdentity
-from marspipe.dicom.series import series_header
+from marspipe.pipeline.export.slices import numbered, numbers, run_all, runs_of_slices
 from marspipe.pipeline.spark.failures import spark_failures
-from marspipe.pipeline.spark.session import task_slots
 from marspipe.pipeline.spark.watch import watch_stages
 from marspipe.scan.grid import AXES
 from marspipe.show.preview import preview_cuts, write_preview
@@ -25,8 +22,6 @@ from marspipe.store.blobs import binary_column
 from marspipe.store.tables import as_spark
 from marspipe.store.volume import Volume, open_volume
 
-# A DICOM task writes about this many slices: seconds of work.
-SLICES_PER_TASK = 128
 PREVIEW_STAGES = ("cuts", "preview")
 # What a run of slices gives to the cuts of a preview: float32 [1, y, x] across z, else [slices, x] or [slices, y].
 PIECES = pa.schema(
@@ -39,62 +34,16 @@ PIECES = pa.schema(
 )
 
 
-def export_dicom(
-    spark: SparkSession,
-    volume_uri: str,
-    out_uri: str,
-    *,
-    progress: Progress,
-    identity: SeriesIdentity | None = None,
-) -> int:
-    """Write one CT series per energy bin of a finished volume.
-
-    Parameters
-    ----------
-    spark : SparkSession
-        The session.
-    volume_uri : str
-        A committed volume.
-    out_uri : str
-        Folder of the series; whatever lies there is replaced.
-    progress : Progress
-        Where to report.
-    identity : SeriesIdentity, optional
-        Patient and study; by default nobody's.
-
-    Returns
-    -------
-    int
-        Number of files written.
-    """
-    volume = open_volume(volume_uri)
-    work = _runs_of_slices(spark, volume)
-    storage.remove_tree(out_uri)
-
-    def write(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        for number in _numbers(batches):
-            bin_, first, stop = work[number]
-            source = open_volume(volume_uri)
-            header = series_header(source, bin_, identity)
-            for file in series_files(source, header, range(first, stop)):
-                storage.write_bytes(storage.join(out_uri, file.path), file.content, overwrite=True)
-            yield pa.RecordBatch.from_pydict({"id": [number]})
-
-    with spark_failures("writing the DICOM series"), watch_stages(spark, progress, ["dicom"]):
-        _run(_numbered(spark, len(work)).mapInArrow(write, "id long"))
-    return volume.shape[0] * len(volume)
-
-
 def export_preview(spark: SparkSession, volume_uri: str, out_uri: str, *, progress: Progress) -> None:
     """Write the preview of a finished volume as one PNG.
 
     Cuts along the axis pass through every slice: many tasks read slices, one puts their rows together and draws.
     """
     volume = open_volume(volume_uri)
-    cuts, work = preview_cuts(volume.grid), _runs_of_slices(spark, volume)
+    cuts, work = preview_cuts(volume.grid), runs_of_slices(spark, volume)
 
     def cut(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        for number in _numbers(batches):
+        for number in numbers(batches):
             bin_, first, stop = work[number]
             source = open_volume(volume_uri)
             for axis, index in cuts:
@@ -113,9 +62,9 @@ def export_preview(spark: SparkSession, volume_uri: str, out_uri: str, *, progre
         yield pa.RecordBatch.from_pydict({"id": [0]})
 
     with spark_failures("drawing the preview"), watch_stages(spark, progress, PREVIEW_STAGES):
-        pieces = _numbered(spark, len(work)).mapInArrow(cut, as_spark(PIECES))
+        pieces = numbered(spark, len(work)).mapInArrow(cut, as_spark(PIECES))
         together = pieces.repartition(1).sortWithinPartitions("bin")
-        _run(together.mapInArrow(draw, "id long"))
+        run_all(together.mapInArrow(draw, "id long"))
 
 
 class _PassingVolume:
@@ -148,24 +97,3 @@ def _rows(batches: Iterator[pa.RecordBatch]) -> Iterator[tuple[int, str, int, ND
         for row in range(batch.num_rows):
             bin_, axis, first = (batch.column(i)[row].as_py() for i in range(3))
             yield bin_, axis, first, np.frombuffer(batch.column(3)[row].as_buffer(), np.float32)
-
-
-def _runs_of_slices(spark: SparkSession, volume: Volume) -> list[tuple[int, int, int]]:
-    """Return what each task works on: a bin and a run of its slices, some for every task slot."""
-    nz = volume.shape[0]
-    step = max(1, min(SLICES_PER_TASK, -(-nz * len(volume) // task_slots(spark))))
-    return [(bin_, z, min(z + step, nz)) for bin_ in range(len(volume)) for z in range(0, nz, step)]
-
-
-def _numbered(spark: SparkSession, n_tasks: int) -> DataFrame:
-    """Return the numbers of tasks, one to a task."""
-    return spark.range(0, n_tasks, 1, n_tasks)
-
-
-def _numbers(batches: Iterator[pa.RecordBatch]) -> Iterator[int]:
-    for batch in batches:
-        yield from batch.column("id").to_pylist()
-
-
-def _run(rows: DataFrame) -> None:
-    rows.write.format("noop").mode("overwrite").save()
