@@ -24,7 +24,7 @@ def measured(project: Path, tmp_path_factory: pytest.TempPathFactory) -> list[di
     )
     assert done.returncode == 0, done.stderr
     results = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
-    for case, found in zip(CASES, results, strict=True):
+    for case, found in zip((*CASES, "a whole job"), results, strict=True):
         print(case, {name: [round(n / MIB, 1) for n in pair] for name, pair in found.items()})
     return results
 
@@ -42,3 +42,9 @@ def test_memory_is_never_more_and_at_most_30_percent_less_than_planned(
 def test_shuffled_bytes_are_what_spark_counts(measured: list[dict[str, list[int]]], case: int) -> None:
     planned, counted = measured[case]["shuffled"]
     assert planned == pytest.approx(counted, rel=0.1)
+
+
+@pytest.mark.parametrize("what", ["largest", "together"])
+def test_memory_of_a_whole_job(measured: list[dict[str, list[int]]], what: str) -> None:
+    planned, peak = measured[-1][what]
+    assert peak <= planned <= 1.3 * peak

@@ -1,4 +1,7 @@
-"""Run the filter and backprojection tasks of small scans in fresh Python workers; print their peaks and the plan's.
+"""Run jobs on small scans in fresh Python workers; print their peaks of memory and the plan's.
+
+First the filter and backprojection tasks, probed from inside; then a whole job, from raw files to the preview, watched
+from outside.
 
 Run as a script, so that no worker has memory of other tests: ``python -m tests.pipeline.worker_memory FOLDER``.
 """
@@ -7,6 +10,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,12 +21,14 @@ from rich.console import Console
 from marspipe.pipeline.backproject_slabs import BackprojectionStage
 from marspipe.pipeline.corrections.views import corrected_in_place
 from marspipe.pipeline.filter_views import FilterStage
+from marspipe.pipeline.forecast.compare import measured_run
 from marspipe.pipeline.forecast.inputs import load_cluster
 from marspipe.pipeline.forecast.report import forecast
 from marspipe.pipeline.forecast.workload import Workload
 from marspipe.pipeline.frames.exposures import FRAME_COLUMNS
 from marspipe.pipeline.ingest import ingest, open_scan
 from marspipe.pipeline.reconstruct import corrections_of, prepare
+from marspipe.pipeline.source import open_source
 from marspipe.pipeline.spark.metrics import measured_stages
 from marspipe.pipeline.spark.session import configure, local_session
 from marspipe.recipe import parse_recipe
@@ -52,9 +58,24 @@ def probed(work: Work, name: str, folder: str) -> Work:
     return run
 
 
-def measure(folder: Path, detector: int, views: int, counters: int, voxels: int, slices: int) -> dict[str, Any]:
-    """Return predicted and measured bytes of one scan."""
-    pitch, quiet = 0.055, Progress(Console(quiet=True))
+def measure_job(folder: Path) -> dict[str, Any]:
+    """Return predicted and measured bytes of all Python workers of a whole job, and of the largest."""
+    recipe, raw = parse_recipe("", "test"), str(folder / "raw")
+    _simulate(folder, 192, 90, 2)
+    spark = local_session("local[2]")
+    try:
+        took = measured_run(spark, open_source(raw), str(folder / "out"), recipe, time.perf_counter())
+    finally:
+        spark.stop()
+    predicted = forecast(Workload.of(open_source(raw)), recipe, load_cluster("this-machine"))
+    return {
+        "largest": [predicted.task_bytes, took.largest_worker_bytes],
+        "together": [predicted.executor_python_bytes, took.workers_bytes],
+    }
+
+
+def _simulate(folder: Path, detector: int, views: int, counters: int) -> None:
+    pitch = 0.055
     simulate_scan(
         folder / "raw",
         settings=SimulationSettings(
@@ -68,6 +89,12 @@ def measure(folder: Path, detector: int, views: int, counters: int, voxels: int,
             counter_depth_bits=12,
         ),
     )
+
+
+def measure(folder: Path, detector: int, views: int, counters: int, voxels: int, slices: int) -> dict[str, Any]:
+    """Return predicted and measured bytes of one scan."""
+    pitch, quiet = 0.055, Progress(Console(quiet=True))
+    _simulate(folder, detector, views, counters)
     size = 0.99 * detector * pitch / 1.25 / voxels
     text = f"grid: {{shape: {[voxels] * 3}, voxel_mm: {[size] * 3}}}\nrun: {{slab_slices: {slices}}}"
     recipe = parse_recipe(text, "test")
@@ -115,3 +142,6 @@ if __name__ == "__main__":
         place = Path(sys.argv[1]) / str(number)
         place.mkdir()
         print(json.dumps(measure(place, *case)), flush=True)
+    place = Path(sys.argv[1]) / "job"
+    place.mkdir()
+    print(json.dumps(measure_job(place)), flush=True)

@@ -9,7 +9,7 @@ from typing import Any
 
 from marspipe.errors import RecipeError
 from marspipe.pipeline.forecast.cluster import Cluster
-from marspipe.pipeline.forecast.stages import Stage, stages_of, uses_device
+from marspipe.pipeline.forecast.stages import INGEST, Stage, stages_of, uses_device
 from marspipe.pipeline.forecast.workload import Workload
 from marspipe.pipeline.planning.plan import ReconstructionPlan, plan_reconstruction
 from marspipe.pipeline.planning.slabs import INTERPRETER_BYTES, MIB
@@ -63,11 +63,16 @@ class Forecast:
 
     @property
     def executor_python_bytes(self) -> int:
-        """Python memory of an executor at most: its tasks, workers that wait, and the process that forks them."""
+        """Python memory of an executor at most: its tasks, workers that wait, and the processes that fork them."""
         cores = self.cluster.cores_per_executor
         waiting = INTERPRETER_BYTES + self.plan.left_bytes
-        busy = [(stage.task_bytes, min(cores, stage.tasks)) for stage in self.stages]
-        return FORKER_BYTES + max(size * n + waiting * (cores - n) for size, n in busy)
+        busy = [(stage.task_bytes, min(cores, stage.tasks)) for stage in self.stages if stage.name != INGEST]
+        needed = FORKER_BYTES + max(size * n + waiting * (cores - n) for size, n in busy)
+        # Spark keeps the workers of ingest's RDDs apart from those of data frames, and ends them after an idle minute.
+        for stage in self.stages:
+            if stage.name == INGEST:
+                needed += FORKER_BYTES + stage.task_bytes * min(cores, stage.tasks)
+        return needed
 
     @property
     def start_s(self) -> float:

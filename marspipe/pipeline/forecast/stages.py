@@ -20,9 +20,10 @@ from marspipe.pipeline.spark.session import ARROW_BATCH_BYTES
 from marspipe.recipe import Recipe
 
 MB = 1e6
+INGEST = "ingest"
 # What DICOM and the preview load beside the kernels, in workers that have backprojected.
 DICOM_BYTES = 30 * MIB
-PREVIEW_BYTES = 60 * MIB
+PREVIEW_BYTES = 130 * MIB
 # A worker that only reads and writes tables: no kernels, no SciPy.
 TABLE_WORKER_BYTES = 250 * MIB
 # Copies of a row group while it becomes Parquet.
@@ -268,7 +269,7 @@ def _add_ingest(model: StageModel, work: Workload) -> None:
     row_group = min(LARGEST_ROW_GROUP_BYTES, max(SMALLEST_ROW_GROUP_BYTES, size // 64))
     block = BLOCK_BYTES if work.camera.n_tiles > 1 else 0
     model.add(
-        "ingest",
+        INGEST,
         tasks,
         size / (cluster.core.ingest_mb_s * MB),
         task_bytes=TABLE_WORKER_BYTES + ROW_GROUP_COPIES * row_group + block,
