@@ -17,9 +17,9 @@ from marspipe.cli.options import master_option
 if TYPE_CHECKING:
     from marspipe.bench.measure import Result
 
-PARTS = ("kernel", "filter", "fdk", "pipeline", "readers", "ingest", "peers", "retrieval", "scaling")
-# Only when asked for by name: it takes many minutes.
-LONG_PARTS = ("large",)
+PARTS = ("kernel", "filter", "fdk", "pipeline", "readers", "ingest", "peers", "dicom", "retrieval", "scaling")
+# Only when asked for by name: they take many minutes.
+LONG_PARTS = ("large", "receive")
 CUDA_PARTS = ("kernel", "fdk", "peers")
 # voxels along each axis, views, detector rows and columns
 SIZES = {
@@ -57,6 +57,9 @@ FIGURES = {
     "max_memory_mib": "MiB allowed",
     "median_ms": "ms median",
     "p95_ms": "ms 95th percentile",
+    "slices_per_s": "slices/s",
+    "slices_per_s_per_core": "slices/s per core",
+    "times_uncompressed": "x uncompressed size",
     "kib_read": "KiB read per slice",
     "ranged_reads": "ranged reads per slice",
     "speed_up": "x 1 slot",
@@ -91,6 +94,11 @@ FIGURES = {
     metavar="URI",
     help="Folder for retrieval's volume, hdfs:// for instance; removed at the end. By default a local one.",
 )
+@click.option(
+    "--pacs",
+    metavar="URL",
+    help="PACS with DICOMweb that retrieval's series is sent to, and read from by WADO-RS; it stays there.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @master_option
 def bench(
@@ -99,14 +107,15 @@ def bench(
     backend: str,
     threads: int | None,
     hdfs: str | None,
+    pacs: str | None,
     as_json: bool,
     master: str | None,
 ) -> None:
-    """Measure this machine: kernels, filter, fdk(), Spark pipeline, readers, ingest, peers, retrieval, scaling.
+    """Measure this machine: kernels, filter, fdk(), Spark pipeline, readers, ingest, peers, DICOM, retrieval, scaling.
 
-    By default all of them. Retrieval is one slice of a stored volume; scaling the same job with 1 and 2 task slots and
-    on a cluster of 2 workers that it starts and stops. "large" must be asked for by name: 1024^3 voxels by executors
-    of less than 2 GiB.
+    By default all of them. Retrieval is one slice, and all slices, of a stored volume; scaling the same job with 1 and
+    2 task slots and on a cluster of 2 workers that it starts and stops. Two must be asked for by name: "large", 1024^3
+    voxels by executors of less than 2 GiB; "receive", 20 000 DICOM instances from 4 senders (needs DCMTK).
 
     Peers are ITK-RTK and ASTRA where they are installed (extra "bench"): same scan, same line integrals, side by side.
     """
@@ -122,7 +131,7 @@ def bench(
     notes: list[str] = []
     if backend != "cuda":
         _on_cpu(what or PARTS, size, threads, master, results, notes)
-        _on_stores_and_clusters(what or PARTS, size, hdfs, results)
+        _on_stores_and_clusters(what or PARTS, size, hdfs, pacs, results)
     if device is not None:
         machine["cuda"] = device
         _on_cuda([part for part in CUDA_PARTS if part in (what or PARTS)], size, results, notes)
@@ -168,6 +177,14 @@ def _on_cpu(
 
         with command_session("marspipe bench", master) as spark, tempfile.TemporaryDirectory() as folder:
             results += bench_ingest(spark, Path(folder), INGEST_MB[size])
+    if "dicom" in what:
+        from marspipe.pipeline.benchmarks.dicom_export import bench_dicom_export
+        from marspipe.pipeline.benchmarks.dicom_objects import bench_dicom_objects
+        from marspipe.pipeline.spark.session import command_session
+
+        results += bench_dicom_objects()
+        with command_session("marspipe bench", master) as spark, tempfile.TemporaryDirectory() as folder:
+            results += bench_dicom_export(spark, Path(folder), slices=RETRIEVAL_SLICES[size])
     if "peers" in what:  # at one size: the slower one takes a minute already
         voxels, views, detector = SIZES[size][0]
         for compared in (
@@ -178,12 +195,14 @@ def _on_cpu(
             notes += compared.notes
 
 
-def _on_stores_and_clusters(what: tuple[str, ...], size: str, hdfs: str | None, results: list[Result]) -> None:
+def _on_stores_and_clusters(
+    what: tuple[str, ...], size: str, hdfs: str | None, pacs: str | None, results: list[Result]
+) -> None:
     with tempfile.TemporaryDirectory() as folder:
         if "retrieval" in what:
             from marspipe.pipeline.benchmarks.retrieval import bench_retrieval
 
-            results += bench_retrieval(hdfs or folder, slices=RETRIEVAL_SLICES[size])
+            results += bench_retrieval(hdfs or folder, slices=RETRIEVAL_SLICES[size], pacs_url=pacs)
         if "scaling" in what:
             from marspipe.pipeline.benchmarks.cluster import bench_scaling
 
@@ -192,6 +211,10 @@ def _on_stores_and_clusters(what: tuple[str, ...], size: str, hdfs: str | None, 
             from marspipe.pipeline.benchmarks.cluster import bench_large
 
             results += bench_large(Path(folder, "large"))
+    if "receive" in what:
+        from marspipe.pipeline.benchmarks.receive import bench_receive
+
+        results += bench_receive()
 
 
 def _on_cuda(what: list[str], size: str, results: list[Result], notes: list[str]) -> None:

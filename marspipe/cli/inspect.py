@@ -1,4 +1,4 @@
-"""``marspipe inspect``: what a scan, a frames table or a volume holds."""
+"""``marspipe inspect``: what a scan, a frames table, a volume or a folder of DICOM files holds."""
 
 from __future__ import annotations
 
@@ -18,7 +18,11 @@ _LIST_STEPS = "list"
 
 @click.command()
 @click.argument("uri")
-@click.option("--picture", metavar="PNG", help="Draw one frame (of a scan), the preview (of a volume), or --step.")
+@click.option(
+    "--picture",
+    metavar="PNG",
+    help="Draw one frame (of a scan), the preview (of a volume), middle cuts (of DICOM files), or --step.",
+)
 @click.option("--geometry", "drawing", metavar="PNG", help="Draw the scan: source, detector, field of view, grid.")
 @click.option(
     "--step",
@@ -39,6 +43,8 @@ _LIST_STEPS = "list"
     default="projection",
     help="Type of the frame of --picture.",
 )
+@click.option("--series", type=int, help="Series to draw, by its number in the list, of DICOM files.")
+@click.option("--resample", is_flag=True, help="Draw DICOM slices with uneven spacing or gantry tilt resampled.")
 @recipe_options
 def inspect(
     uri: str,
@@ -51,16 +57,28 @@ def inspect(
     bin_: int,
     row: int | None,
     frame_type: str,
+    series: int | None,
+    resample: bool,
     recipe_uri: str | None,
     overrides: tuple[str, ...],
 ) -> None:
-    """Say what lies at URI: a raw scan, a frames table or a volume. Needs neither Spark nor Java."""
+    """Say what lies at URI: a raw scan, a frames table, a volume or DICOM files. Needs neither Spark nor Java."""
+    from marspipe.errors import InputError
+    from marspipe.pipeline.inspection.dicom_files import is_dicom
     from marspipe.store.commit import committed
 
     kind = (committed(uri) or {}).get("kind")
     if kind == "volume":
         _volume(uri, picture, drawing, step, bin_, tile)
         return
+    if kind == "dicom" or (kind is None and is_dicom(uri)):
+        from marspipe.cli.inspect_dicom import inspect_dicom
+
+        refused = [name for name, value in (("--geometry", drawing), ("--step", step)) if value is not None]
+        inspect_dicom(uri, picture=picture, series=series, resample=resample, refused=refused)
+        return
+    if series is not None or resample:
+        raise InputError(f"{uri} holds no DICOM files: --series and --resample are for those")
     from marspipe.cli import inspect_scan as scan
     from marspipe.pipeline.inspection.steps import StepLook, require_step
 

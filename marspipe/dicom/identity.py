@@ -68,6 +68,9 @@ Date = Annotated[str, BeforeValidator(_date)]
 Time = Annotated[str, BeforeValidator(_time)]
 
 
+DEFAULT_MANUFACTURER = "marspipe"
+
+
 class SeriesIdentity(BaseModel):
     """Patient, study and equipment of an exported scan.
 
@@ -94,19 +97,20 @@ class SeriesIdentity(BaseModel):
     patient_id: LongText | None = Field(default=None, repr=False)
     patient_birth_date: Date | None = Field(default=None, repr=False)
     patient_sex: Literal["M", "F", "O"] | None = Field(default=None, repr=False)
-    study_instance_uid: Annotated[str, AfterValidator(_uid)] | None = None
-    study_id: ShortText | None = None
-    study_description: LongText | None = None
-    study_date: Date | None = None
-    study_time: Time | None = None
+    study_instance_uid: Annotated[str, AfterValidator(_uid)] | None = Field(default=None, repr=False)
+    study_id: ShortText | None = Field(default=None, repr=False)
+    study_description: LongText | None = Field(default=None, repr=False)
+    study_date: Date | None = Field(default=None, repr=False)
+    study_time: Time | None = Field(default=None, repr=False)
     accession_number: ShortText | None = Field(default=None, repr=False)
     referring_physician_name: PersonName | None = Field(default=None, repr=False)
     body_part_examined: Annotated[str, AfterValidator(_code)] | None = None
     laterality: Literal["L", "R"] | None = None
-    institution_name: LongText | None = None
-    manufacturer: LongText = "marspipe"
+    institution_name: LongText | None = Field(default=None, repr=False)
+    manufacturer: LongText = DEFAULT_MANUFACTURER
     manufacturer_model_name: LongText | None = None
-    station_name: ShortText | None = None
+    station_name: ShortText | None = Field(default=None, repr=False)
+    device_serial_number: LongText | None = Field(default=None, repr=False)
 
 
 def load_identity(text: str, origin: str) -> SeriesIdentity:
@@ -131,7 +135,8 @@ def load_identity(text: str, origin: str) -> SeriesIdentity:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f" in line {mark.line + 1}" if mark is not None else ""
-        raise InputError(f"{origin}: not valid YAML{where}") from error
+        # The cause would carry the line into a traceback.
+        raise InputError(f"{origin}: not valid YAML{where}") from None
     if content is None or content == "":
         content = {}
     if not isinstance(content, dict):

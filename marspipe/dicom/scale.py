@@ -1,4 +1,4 @@
-"""The line between attenuation and stored int16 values."""
+"""The line between the values of a volume and stored int16 values."""
 
 from __future__ import annotations
 
@@ -13,8 +13,16 @@ from marspipe.dicom.decimals import decimal_string
 from marspipe.errors import InputError
 
 STORED_MAX = 32767
-# -32768 is never stored: it stays free as a padding value, and the range is symmetric.
+# -32768 is never a value: it stays free for padding, and the range is symmetric.
 STORED_MIN = -32767
+STORED_PADDING = -32768
+
+# Rescale Type: units, the quantity in words. PS3.3 C.11.1.1.2.
+_TERMS = {
+    "HU": ("HU", "CT number, HU"),
+    "MGML": ("mg/mL", "concentration mg/mL"),
+    "US": ("1/mm", "attenuation 1/mm"),
+}
 
 
 @dataclass(frozen=True)
@@ -30,15 +38,18 @@ class ValueScale:
         Rescale Slope and Rescale Intercept as written.
     rescale_type : str
         ``"US"`` (unspecified, PS3.3 C.11.1.1.2: the output is attenuation in 1/mm, which the standard has no term
-        for) or ``"HU"``.
+        for), ``"HU"`` or ``"MGML"`` (mg/mL).
     water_attenuation_per_mm : float or None
         Attenuation of water that defines HU.
+    clips : bool
+        Whether values beyond the range may come and are clipped; otherwise nothing lies beyond it.
     """
 
     slope_text: str
     intercept_text: str
     rescale_type: str
     water_attenuation_per_mm: float | None = None
+    clips: bool = False
 
     @property
     def slope(self) -> float:
@@ -52,25 +63,30 @@ class ValueScale:
 
     @property
     def units(self) -> str:
-        """``"1/mm"`` or ``"HU"``."""
-        return "HU" if self.rescale_type == "HU" else "1/mm"
+        """``"1/mm"``, ``"HU"`` or ``"mg/mL"``."""
+        return _TERMS[self.rescale_type][0]
 
     @property
     def quantity(self) -> str:
         """The meaning of the values in words."""
-        return "CT number, HU" if self.rescale_type == "HU" else "attenuation 1/mm"
+        return _TERMS[self.rescale_type][1]
 
-    def output(self, attenuation_per_mm: float) -> float:
-        """Return an attenuation in the units that a reader of the series sees."""
+    def output(self, value: float) -> float:
+        """Return a value of the volume (1/mm or mg/mL) in the units that a reader of the series sees."""
         water = self.water_attenuation_per_mm
-        return attenuation_per_mm if water is None else 1000.0 * (attenuation_per_mm - water) / water
+        return value if water is None else 1000.0 * (value - water) / water
 
-    def store(self, pixels_per_mm: NDArray[np.floating]) -> tuple[NDArray[np.int16], int]:
-        """Quantize attenuations to stored values, with an error of at most half a step.
+    def store(
+        self, pixels: NDArray[np.floating], outside: NDArray[np.bool_] | None = None
+    ) -> tuple[NDArray[np.int16], int]:
+        """Quantize values to stored ones, with an error of at most half a step.
 
         Parameters
         ----------
-        pixels_per_mm : ndarray, float, any shape, 1/mm
+        pixels : ndarray, float, any shape
+            Values of the volume, 1/mm or mg/mL.
+        outside : ndarray, bool, same shape, optional
+            Pixels that hold no data: they become :data:`STORED_PADDING`, whatever stands there.
 
         Returns
         -------
@@ -83,7 +99,9 @@ class ValueScale:
         InputError
             If a pixel is NaN or infinite.
         """
-        steps = np.array(pixels_per_mm, dtype=np.float64)
+        steps = np.array(pixels, dtype=np.float64)
+        if outside is not None:
+            steps[outside] = self.water_attenuation_per_mm or self.intercept
         if self.water_attenuation_per_mm is not None:
             steps *= 1000.0 / self.water_attenuation_per_mm
             steps -= 1000.0
@@ -98,7 +116,10 @@ class ValueScale:
         if low < STORED_MIN or high > STORED_MAX:
             clipped = int(np.count_nonzero((steps < STORED_MIN) | (steps > STORED_MAX)))
             np.clip(steps, STORED_MIN, STORED_MAX, out=steps)
-        return steps.astype(np.int16), clipped
+        stored = steps.astype(np.int16)
+        if outside is not None:
+            stored[outside] = STORED_PADDING
+        return stored, clipped
 
     def restore(self, stored: NDArray[np.int16]) -> NDArray[np.float64]:
         """Return the output values of stored ones, as a reader computes them: float64, :attr:`units`."""
@@ -106,32 +127,35 @@ class ValueScale:
         return values
 
 
-def attenuation_scale(minimum_per_mm: float, maximum_per_mm: float) -> ValueScale:
-    """Return the finest scale that stores a range of attenuations without clipping.
+def linear_scale(low: float, high: float, rescale_type: str = "US", *, clips: bool = False) -> ValueScale:
+    """Return the finest scale that stores a range of values.
 
     The intercept is the middle of the range, rounded to a decimal string; the slope then covers the farther end and
     is rounded *up* to a decimal string, so that both ends are stored.
 
     Parameters
     ----------
-    minimum_per_mm, maximum_per_mm : float
-        Range over the whole series, 1/mm.
+    low, high : float
+        Range over the whole series, in 1/mm or, for ``MGML``, mg/mL.
+    rescale_type : {"US", "MGML"}
+        What the values are.
+    clips : bool
+        Whether values beyond the range are to be clipped.
 
     Raises
     ------
     InputError
         If the range is not finite or reversed.
     """
-    if not (math.isfinite(minimum_per_mm) and math.isfinite(maximum_per_mm) and minimum_per_mm <= maximum_per_mm):
-        raise InputError(
-            f"the attenuations of a series need a finite range, got {minimum_per_mm!r} to {maximum_per_mm!r} 1/mm"
-        )
-    intercept_text = decimal_string(0.5 * minimum_per_mm + 0.5 * maximum_per_mm)
-    if minimum_per_mm == maximum_per_mm:
-        return ValueScale("1", intercept_text, "US")
+    if not (math.isfinite(low) and math.isfinite(high) and low <= high):
+        raise InputError(f"the values of a series need a finite range, got {low!r} to {high!r}")
+    intercept_text = decimal_string(0.5 * low + 0.5 * high)
+    if low == high:
+        return ValueScale("1", intercept_text, rescale_type, clips=clips)
     intercept = float(intercept_text)
-    half_range = max(maximum_per_mm - intercept, intercept - minimum_per_mm)
-    return ValueScale(decimal_string(half_range / STORED_MAX, rounding=ROUND_CEILING), intercept_text, "US")
+    half_range = max(high - intercept, intercept - low)
+    slope_text = decimal_string(half_range / STORED_MAX, rounding=ROUND_CEILING)
+    return ValueScale(slope_text, intercept_text, rescale_type, clips=clips)
 
 
 def hounsfield_scale(water_attenuation_per_mm: float) -> ValueScale:
@@ -151,4 +175,4 @@ def hounsfield_scale(water_attenuation_per_mm: float) -> ValueScale:
         raise InputError(
             f"the attenuation of water must be positive and finite (1/mm), got {water_attenuation_per_mm!r}"
         )
-    return ValueScale("1", "0", "HU", float(water_attenuation_per_mm))
+    return ValueScale("1", "0", "HU", float(water_attenuation_per_mm), clips=True)

@@ -10,7 +10,10 @@ from pydicom import dcmread
 
 
 def read_slice(content: bytes) -> NDArray[np.float64]:
-    """Return the values of a single-frame, uncompressed DICOM image, shape (rows, columns), in its rescaled units."""
+    """Return the values of a single-frame DICOM image, shape (rows, columns), in its rescaled units; padding is NaN."""
     dataset = dcmread(io.BytesIO(content))
-    stored: NDArray[np.float64] = dataset.pixel_array.astype(np.float64)
-    return stored * float(dataset.RescaleSlope) + float(dataset.RescaleIntercept)
+    stored = dataset.pixel_array
+    values: NDArray[np.float64] = stored * float(dataset.RescaleSlope) + float(dataset.RescaleIntercept)
+    if "PixelPaddingValue" in dataset:
+        values[stored == dataset.PixelPaddingValue] = np.nan
+    return values

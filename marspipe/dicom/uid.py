@@ -24,10 +24,15 @@ def derived_uid(*key: str | int) -> str:
         What the UID stands for, from the general to the particular. ``("a", "b")`` and ``("ab",)`` are different keys.
     """
     text = json.dumps([IMPLEMENTATION_NAMESPACE, *key], ensure_ascii=True, separators=(",", ":"))
-    digest = bytearray(hashlib.sha256(text.encode("ascii")).digest()[:16])
-    digest[6] = (digest[6] & 0x0F) | 0x80
-    digest[8] = (digest[8] & 0x3F) | 0x80
-    return f"2.25.{uuid.UUID(bytes=bytes(digest)).int}"
+    return uuid_uid(hashlib.sha256(text.encode("ascii")).digest())
+
+
+def uuid_uid(digest: bytes) -> str:
+    """Return the UID made of the first 128 bits of a digest, see :func:`derived_uid`."""
+    number = bytearray(digest[:16])
+    number[6] = (number[6] & 0x0F) | 0x80
+    number[8] = (number[8] & 0x3F) | 0x80
+    return f"2.25.{uuid.UUID(bytes=bytes(number)).int}"
 
 
 IMPLEMENTATION_CLASS_UID = derived_uid("implementation class")

@@ -354,7 +354,11 @@ def _volume_metadata(
         "geometry": plan.geometry.to_dict(),
         "tube": frames.metadata.get("tube"),
         "acquired_at": frames.metadata.get("acquired_at"),
-        "redundancy": {"name": plan.redundancy.name, "description": plan.redundancy.description},
+        "redundancy": {
+            "name": plan.redundancy.name,
+            "description": plan.redundancy.description,
+            "field_of_view_mm": plan.redundancy.field_of_view_mm,
+        },
         "filter": recipe.filter.model_dump(mode="json"),
         "recipe": recipe.model_dump(mode="json"),
         "recipe_hash": recipe.content_hash(),

@@ -16,7 +16,7 @@ import posixpath
 import re
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -143,16 +143,38 @@ def write_bytes(uri: str, data: bytes | bytearray | memoryview, overwrite: bool 
     OSError
         If it cannot be written.
     """
+    content = memoryview(data).cast("B")
+    starts = range(0, len(content), _WRITE_CHUNK_BYTES)
+    write_chunks(uri, lambda: (content[i : i + _WRITE_CHUNK_BYTES] for i in starts), overwrite)
+
+
+def write_chunks(uri: str, chunks: Callable[[], Iterable[bytes | memoryview]], overwrite: bool = False) -> None:
+    """Write a file that is made while it is written, like :func:`write_bytes`.
+
+    Parameters
+    ----------
+    uri : str
+        The file.
+    chunks : callable
+        Gives its content, piece by piece; called again if a write to HDFS has to be repeated.
+    overwrite : bool
+        Whether an existing file is replaced.
+
+    Raises
+    ------
+    FileExistsError
+        If it exists and ``overwrite`` is off.
+    OSError
+        If it cannot be written.
+    """
     root, path = split(uri)
     folder, name = posixpath.split(path)
     temporary = posixpath.join(folder, f".{name}.{uuid.uuid4().hex}.tmp")
     with named_errors(uri):
         if root:
-            content = memoryview(data).cast("B")
-            starts = range(0, len(content), _WRITE_CHUNK_BYTES)
-            hdfs.write(root, path, temporary, lambda: (content[i : i + _WRITE_CHUNK_BYTES] for i in starts), overwrite)
+            hdfs.write(root, path, temporary, chunks, overwrite)
         else:
-            _write_local(path, temporary, data, overwrite)
+            _write_local(path, temporary, chunks, overwrite)
 
 
 def upload(local_path: str | os.PathLike[str], uri: str) -> None:
@@ -330,7 +352,9 @@ def _is(uri: str, folder: bool | None) -> bool:
         return status is not None and (folder is None or bool(status.isdir))
 
 
-def _write_local(path: str, temporary: str, data: bytes | bytearray | memoryview, overwrite: bool) -> None:
+def _write_local(
+    path: str, temporary: str, chunks: Callable[[], Iterable[bytes | memoryview]], overwrite: bool
+) -> None:
     folder = os.path.dirname(os.path.abspath(path))
     try:
         os.makedirs(folder, exist_ok=True)
@@ -338,7 +362,8 @@ def _write_local(path: str, temporary: str, data: bytes | bytearray | memoryview
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR)) from error
     try:
         with Path(temporary).open("xb") as file:
-            file.write(data)
+            for chunk in chunks():
+                file.write(chunk)
             file.flush()
             os.fsync(file.fileno())
         if overwrite:

@@ -69,10 +69,12 @@ def test_memory_of_one_call_stays_within_its_limit() -> None:
 def test_retrieval_beside_a_dicom_file(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert call("retrieval", "--size", "small", "--backend", "cpu", "--hdfs", str(tmp_path), "--json") == 0
     results = json.loads(capsys.readouterr().out)["results"]
-    assert [r["name"].removeprefix("slice: ") for r in results] == [
-        "open the volume and read",
-        "volume is open",
-        "DICOM file",
+    assert [r["name"] for r in results] == [
+        "slice: open the volume and read",
+        "slice: volume is open",
+        "slice: DICOM file",
+        "series: volume",
+        "series: DICOM files",
     ]
     assert all(r["size"] == "512 x 512 of 64 slices, local disk" for r in results)
     assert all(0 < r["figures"]["median_ms"] <= r["figures"]["p95_ms"] for r in results)

@@ -77,6 +77,29 @@ def volume() -> MemoryVolume:
 
 
 @pytest.fixture
+def maps(volume: MemoryVolume) -> MemoryVolume:
+    """A monoenergetic image and two materials, of the scan and on the grid of ``volume``."""
+    described = [
+        {"kind": "monoenergetic", "energy_kev": 70.0},
+        {"kind": "material", "material": "iodine", "unit": "mg/mL"},
+        {"kind": "material", "material": "ytterbium", "unit": "mg/mL"},
+    ]
+    metadata = {
+        **volume.metadata,
+        "recipe_hash": "77ab" * 16,
+        "bins": [{"low_kev": 20.0, "high_kev": None, "map": item} for item in described],
+        "source_bins": [
+            {"low_kev": 20.0, "high_kev": 33.0, "label": "20-33 keV", "mode": "CSM"},
+            {"low_kev": 33.0, "high_kev": None, "label": "33+ keV", "mode": "CSM"},
+        ],
+        "decomposition": {"method": "image_based", "description": "Least squares"},
+    }
+    first = volume.arrays[0]
+    arrays = [first, (500 * first - 4).astype(np.float32), (200 * first).astype(np.float32)]
+    return MemoryVolume(arrays, [EnergyBin(20.0)] * 3, volume.grid, metadata)
+
+
+@pytest.fixture
 def make_volume() -> Callable[..., MemoryVolume]:
     return MemoryVolume
 

@@ -139,6 +139,10 @@ def test_what_changes_the_pixels_changes_the_series(volume: Any) -> None:
     volume.metadata["recipe_hash"] = "0" * 64
     assert uids()[:2] == (study, frame)
     assert uids()[2] != series
+    volume.metadata["content_hash"] = "1" * 64
+    other_frames = uids()
+    assert other_frames[:2] == (study, frame)
+    assert other_frames[2] not in (series, hounsfield[2])
     volume.metadata["geometry"]["principal_point_px"] = [15.5, 24.0]
     assert uids()[0] == study
     assert uids()[1] != frame

@@ -27,7 +27,7 @@ def write_volume(
         for slab in range(slabs):
             z_first, z_stop = slab * nz // slabs, (slab + 1) * nz // slabs
             name = f"part-{bin_}-{slab}.parquet"
-            content = _slab(voxels[bin_], bin_, z_first, z_stop, tile_rows)
+            content = write_slab(voxels[bin_], bin_, z_first, z_stop, tile_rows)
             storage.write_bytes(storage.join(uri, name), content)
             files.append({"path": name, "bin": bin_, "z_first": z_first, "z_last": z_stop - 1})
     energy = [{"low_kev": 20.0 + 10 * b, "high_kev": 30.0 + 10 * b} for b in range(bins)]
@@ -40,7 +40,8 @@ def write_volume(
     return voxels
 
 
-def _slab(voxels: NDArray[np.float32], bin_: int, z_first: int, z_stop: int, tile_rows: int) -> memoryview:
+def write_slab(voxels: NDArray[np.float32], bin_: int, z_first: int, z_stop: int, tile_rows: int) -> memoryview:
+    """Return a slab of a bin's voxels [z, y, x] as a Parquet file."""
     schema = table_schema("volume").arrow()
     statistics = [name for name in schema.names if name != "pixels"]
     sink = pa.BufferOutputStream()

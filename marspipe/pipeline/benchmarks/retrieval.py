@@ -1,4 +1,7 @@
-"""How long one slice of a stored volume takes to read, beside the same slice as a DICOM file. No Spark, no JVM."""
+"""How long a slice and all slices of a stored volume take to read, beside the same as DICOM files and from a PACS.
+
+No Spark, no JVM.
+"""
 
 from __future__ import annotations
 
@@ -14,13 +17,21 @@ from uuid import uuid4
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
+from rich.console import Console
 
 from marspipe.bench.measure import Result
 from marspipe.dicom.ct import series_files
-from marspipe.dicom.series import series_header
+from marspipe.dicom.pacs.client import RemoteSeries
+from marspipe.dicom.pacs.connect import connect
+from marspipe.dicom.series import SeriesHeader, series_header
 from marspipe.dicom.stored_slice import read_slice
+from marspipe.errors import RunError
+from marspipe.pipeline.pacs.peers import Peer, named_peer
+from marspipe.pipeline.pacs.publish import publish
 from marspipe.scan.geometry import ScanGeometry
 from marspipe.scan.grid import VolumeGrid
+from marspipe.show.progress import Progress
 from marspipe.store import hdfs, storage
 from marspipe.store.blobs import checksum
 from marspipe.store.commit import commit
@@ -31,10 +42,14 @@ MEDIAN_BAR_MS, P95_BAR_MS = 50, 150
 _TILE_BYTES = 1 << 20
 _SLABS = 2
 _COLD = 10
+_WHOLE = 3
+CT_IMAGE = "1.2.840.10008.5.1.4.1.1.2"
 
 
-def bench_retrieval(folder_uri: str, side: int = 512, slices: int = 512, reads: int = 200) -> list[Result]:
-    """Measure slices of a volume below a folder, which is removed at the end.
+def bench_retrieval(
+    folder_uri: str, side: int = 512, slices: int = 512, reads: int = 200, pacs_url: str | None = None
+) -> list[Result]:
+    """Measure single slices and the whole series of a volume below a folder, which is removed at the end.
 
     Parameters
     ----------
@@ -44,20 +59,21 @@ def bench_retrieval(folder_uri: str, side: int = 512, slices: int = 512, reads: 
         Voxels along x and y; along z.
     reads : int
         Slices that are read, at random.
+    pacs_url : str, optional
+        A PACS with DICOMweb that the same series is sent to, and read from by WADO-RS. It stays there.
     """
     base = storage.join(folder_uri, f"marspipe-bench-{uuid4().hex}")
     volume_uri, dicom_uri = storage.join(base, "volume"), storage.join(base, "dicom")
     chance = random.Random(1)  # which slices; nothing secret
+    peer = None if pacs_url is None else named_peer(pacs_url)
     try:
-        _write_volume(volume_uri, (slices, side, side))
+        write_noise_volume(volume_uri, (slices, side, side))
         volume = open_volume(volume_uri)
         header = series_header(volume, 0)
-        as_dicom = sorted(chance.sample(range(slices), min(slices, reads // 4)))
         paths = []
-        for z in as_dicom:
-            for file in series_files(volume, header, [z]):
-                storage.write_bytes(storage.join(dicom_uri, file.path), file.content)
-                paths.append(storage.join(dicom_uri, file.path))
+        for file in series_files(volume, header):
+            paths.append(storage.join(dicom_uri, file.path))
+            storage.write_bytes(paths[-1], file.content)
 
         def cold() -> None:
             open_volume(volume_uri)[0][chance.randrange(slices)]
@@ -68,22 +84,63 @@ def bench_retrieval(folder_uri: str, side: int = 512, slices: int = 512, reads: 
         def dicom() -> None:
             read_slice(storage.read_bytes(chance.choice(paths)))
 
+        def whole() -> None:
+            _check(np.asarray(volume[0]), (slices, side, side))
+
+        def all_files() -> None:
+            _check(np.stack([read_slice(storage.read_bytes(path)) for path in paths]), (slices, side, side))
+
         warm()
         place = "HDFS" if storage.split(folder_uri)[0] else "local disk"
         size = f"{side} x {side} of {slices} slices, {place}"
-        return [
+        bars = {"median_ms": f"< {MEDIAN_BAR_MS}", "p95_ms": f"< {P95_BAR_MS}"}
+        results = [
             _measured("slice: open the volume and read", size, cold, _COLD, {}),
-            _measured(
-                "slice: volume is open",
-                size,
-                warm,
-                reads,
-                {"median_ms": f"< {MEDIAN_BAR_MS}", "p95_ms": f"< {P95_BAR_MS}"},
-            ),
+            _measured("slice: volume is open", size, warm, reads, bars),
             _measured("slice: DICOM file", size, dicom, reads, {}),
+            _measured("series: volume", size, whole, _WHOLE, {}),
+            _measured("series: DICOM files", size, all_files, _WHOLE, {}),
         ]
+        if peer is not None:
+            results += _from_pacs(peer, dicom_uri, header, reads, chance)
+        return results
     finally:
         storage.remove_tree(base)
+
+
+def _from_pacs(peer: Peer, dicom_uri: str, header: SeriesHeader, reads: int, chance: random.Random) -> list[Result]:
+    """Send a series to a PACS and read it back by WADO-RS, with one connection for a slice and four for the series."""
+    sent = publish(dicom_uri, peer, progress=Progress(Console(quiet=True)), commit="no")
+    if sent.error is not None:
+        raise RunError(sent.error)
+    series = RemoteSeries(header.study_uid, header.series_uid)
+    slices, rows, columns = header.shape
+    uids = [header.instance_uid(z) for z in range(slices)]
+    with connect(peer) as client:
+
+        def fetched(wanted: list[str], lanes: int) -> list[NDArray[np.float64]]:
+            found: list[NDArray[np.float64]] = []
+            client.retrieve(
+                series, dict.fromkeys(wanted, CT_IMAGE), lambda one: found.append(read_slice(one.content)), lanes=lanes
+            )
+            return found
+
+        def one() -> None:
+            _check(np.stack(fetched([chance.choice(uids)], 1)), (1, rows, columns))
+
+        def whole() -> None:
+            _check(np.stack(fetched(uids, 4)), header.shape)
+
+        size = f"{rows} x {columns} of {slices} slices, {peer.url}"
+        return [
+            _measured("slice: PACS by WADO-RS", size, one, reads, {}),
+            _measured("series: PACS by WADO-RS", size, whole, _WHOLE, {}),
+        ]
+
+
+def _check(stack: NDArray[np.floating], shape: tuple[int, int, int]) -> None:
+    if stack.shape != shape:
+        raise RunError(f"read {stack.shape} voxels instead of {shape}")
 
 
 def _measured(name: str, size: str, work: Callable[[], None], times: int, bars: dict[str, str]) -> Result:
@@ -118,7 +175,7 @@ def _counted() -> Iterator[dict[str, int]]:
         hdfs.RangedFile.readinto = original  # type: ignore[method-assign]
 
 
-def _write_volume(uri: str, shape: tuple[int, int, int]) -> None:
+def write_noise_volume(uri: str, shape: tuple[int, int, int]) -> None:
     """Write a volume of noise as the pipeline does: one tile a row group, one slab a file."""
     nz, ny, nx = shape
     rng, files = np.random.default_rng(1), []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
+from marspipe.dicom.value_range import CELLS
 from marspipe.pipeline.corrections.stripe_bands import band_bytes, plan_row_bands
 from marspipe.pipeline.corrections.views import LARGEST_SHARE
 from marspipe.pipeline.export.slices import SLICES_PER_TASK
@@ -24,6 +25,7 @@ INGEST = "ingest"
 # What DICOM and the preview load beside the kernels, in workers that have backprojected.
 DICOM_BYTES = 30 * MIB
 PREVIEW_BYTES = 130 * MIB
+HISTOGRAM_BYTES = 8 * CELLS
 # A worker that only reads and writes tables: no kernels, no SciPy.
 TABLE_WORKER_BYTES = 250 * MIB
 # Copies of a row group while it becomes Parquet.
@@ -340,8 +342,11 @@ def _add_exports(model: StageModel, plan: ReconstructionPlan, recipe: Recipe, ha
             plan.volume_bytes / (cluster.core.dicom_mb_s * MB),
             # A slice, its tiles as read, its numbers as float64 and as stored, its file twice.
             task_bytes=INTERPRETER_BYTES + plan.left_bytes + DICOM_BYTES + 7 * slice_bytes,
-            read=plan.volume_bytes,
+            # Histograms first, which tell the range of the stored values.
+            read=2 * plan.volume_bytes,
+            shuffle_out=tasks * HISTOGRAM_BYTES,
             write=plan.volume_bytes // 2,
+            jobs=2,
         )
     if recipe.output.preview:
         across, ny, nx = (4 * math.prod(plan.grid.shape) // n for n in plan.grid.shape)

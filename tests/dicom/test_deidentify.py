@@ -1,0 +1,141 @@
+from __future__ import annotations
+
+import io
+from datetime import datetime, timedelta
+from typing import Any
+
+import pydicom
+import pytest
+
+from marspipe.dicom.ct import series_files
+from marspipe.dicom.deidentify import Pseudonyms, deidentified
+from marspipe.dicom.enhanced import enhanced_files
+from marspipe.dicom.identity import SeriesIdentity
+from marspipe.dicom.series import SeriesHeader, series_header
+from marspipe.errors import InputError
+
+KEY = bytes(range(32))
+JANE = SeriesIdentity(
+    patient_name="Doe^Jane",
+    patient_id="P-4711",
+    patient_birth_date="1980-01-02",
+    patient_sex="F",
+    study_date="20240506",
+    study_time="091011",
+    body_part_examined="JAW",
+)
+
+
+def clean(volume: Any, bin: int = 0, identity: SeriesIdentity = JANE, key: bytes = KEY, **options: Any) -> SeriesHeader:
+    return deidentified(series_header(volume, bin, identity, **options), key)
+
+
+def first(volume: Any, header: SeriesHeader) -> pydicom.FileDataset:
+    return pydicom.dcmread(io.BytesIO(next(series_files(volume, header)).content))
+
+
+def test_the_profile_is_declared(volume: Any) -> None:
+    dataset = first(volume, clean(volume))
+    assert dataset.PatientIdentityRemoved == "YES"
+    assert dataset.LongitudinalTemporalInformationModified == "MODIFIED"
+    assert [c.CodeValue for c in dataset.DeidentificationMethodCodeSequence] == ["113100", "113105", "113107"]
+    for keyword in ("PatientBirthDate", "PatientSex", "AccessionNumber", "ReferringPhysicianName"):
+        assert not dataset[keyword].value
+    for keyword in ("StudyDescription", "InstitutionName", "StationName", "ContributingEquipmentSequence"):
+        assert keyword not in dataset
+    assert dataset.SeriesDescription == "20-33 keV, attenuation 1/mm"
+    assert len(dataset.PatientID) == 16
+    assert dataset.PatientID != dataset.StudyID != ""
+
+
+def test_pixels_and_places_stay(volume: Any) -> None:
+    plain, hidden = series_header(volume, 0, JANE), clean(volume)
+    for before, after in zip(series_files(volume, plain), series_files(volume, hidden), strict=True):
+        first_, second = (pydicom.dcmread(io.BytesIO(file.content)) for file in (before, after))
+        assert second.PixelData == first_.PixelData
+        assert second.ImagePositionPatient == first_.ImagePositionPatient
+        assert after.path == before.path
+
+
+def test_a_study_fits_together_and_stays_so(volume: Any, maps: Any) -> None:
+    sources = [series_header(volume, bin, JANE) for bin in range(2)]
+    hidden = [clean(volume, bin) for bin in range(2)]
+    of_map = clean(maps, 1, sources=sources)
+    assert len({header.study_uid for header in (*hidden, of_map)}) == 1
+    assert len({header.frame_of_reference_uid for header in (*hidden, of_map)}) == 1
+    assert of_map.source_series == tuple(header.series_uid for header in hidden)
+    assert clean(volume).series_uid == hidden[0].series_uid
+    assert [f.content for f in series_files(volume, clean(volume))] == [
+        f.content for f in series_files(volume, hidden[0])
+    ]
+    (file,) = enhanced_files(maps, clean(maps, 1, kind="enhanced-ct", sources=sources))
+    dataset = pydicom.dcmread(io.BytesIO(file.content()))
+    evidence = dataset.SourceImageEvidenceSequence[0]
+    assert evidence.StudyInstanceUID == hidden[0].study_uid
+    assert evidence.ReferencedSeriesSequence[1].ReferencedSOPSequence[6].ReferencedSOPInstanceUID == hidden[
+        1
+    ].instance_uid(6)
+
+
+def test_without_the_key_nothing_can_be_guessed(volume: Any) -> None:
+    plain, mine, other = series_header(volume, 0), clean(volume), clean(volume, key=bytes(32))
+    for name in ("study_uid", "series_uid", "frame_of_reference_uid", "acquisition_uid"):
+        assert len({getattr(header, name) for header in (plain, mine, other)}) == 3
+    assert mine.elements["PatientID"] != other.elements["PatientID"]
+    assert mine.elements["StudyDate"] != other.elements["StudyDate"]
+
+
+def test_the_scan_id_is_hidden_where_it_is_all_that_is_known(volume: Any) -> None:
+    volume.metadata["scan_id"] = "doe-jane-left-jaw"
+    hidden = clean(volume, identity=SeriesIdentity())
+    text = next(series_files(volume, hidden)).content.decode("latin-1") + next(series_files(volume, hidden)).path
+    assert "doe" not in text.lower()
+    assert "kidney" not in text  # the description
+    assert "doe" not in repr(hidden)
+
+
+def test_dates_move_together_and_keep_their_distances(volume: Any, maps: Any) -> None:
+    dataset = first(volume, clean(volume))
+    format_ = "%Y%m%d%H%M%S"
+    study = datetime.strptime(dataset.StudyDate + dataset.StudyTime, format_)
+    acquired = datetime.strptime(dataset.AcquisitionDate + dataset.AcquisitionTime[:6], format_)
+    moved = datetime(2024, 5, 6, 9, 10, 11) - study
+    assert timedelta(days=365) <= moved <= timedelta(days=3653)
+    assert acquired - study == datetime(2024, 5, 6, 7, 8, 7) - datetime(2024, 5, 6, 9, 10, 11)
+    assert dataset.AcquisitionTime.endswith(".125000")
+    assert "TimezoneOffsetFromUTC" not in dataset
+    source = first(maps, clean(maps, 0)).MultienergyCTAcquisitionSequence[0].MultienergyCTXRaySourceSequence[0]
+    assert source.SourceStartDateTime == dataset.AcquisitionDate + dataset.AcquisitionTime
+    volume.metadata["acquired_at"] = "2025-05-06T09:08:07.125+02:00"
+    later = first(volume, clean(volume))
+    assert datetime.strptime(later.AcquisitionDate, "%Y%m%d") - datetime.strptime(
+        dataset.AcquisitionDate, "%Y%m%d"
+    ) == timedelta(days=365)
+    another = first(volume, clean(volume, identity=JANE.model_copy(update={"patient_id": "P-4712"})))
+    assert another.StudyDate != later.StudyDate
+
+
+def test_moments_keep_their_precision() -> None:
+    pseudonyms = Pseudonyms(KEY, "somebody")
+    days, minutes = pseudonyms._shift()
+    assert minutes > timedelta()
+    day = datetime(2024, 3, 1) - days
+    assert pseudonyms.date_and_time("20240301", "") == (f"{day:%Y%m%d}", "")
+    moment = datetime(2024, 3, 1, 4, 5) - days - minutes
+    assert pseudonyms.date_and_time("20240301", "0405") == (f"{moment:%Y%m%d}", f"{moment:%H%M%S}")
+    assert pseudonyms.date_and_time("", "040500.25")[1] == f"{datetime(2000, 1, 1, 4, 5) - minutes:%H%M%S}.25"
+    assert pseudonyms.date_time("20240301040500.25+0100") == f"{moment:%Y%m%d%H%M%S}.25"
+    assert pseudonyms.date_time("20240301") == f"{day:%Y%m%d}"
+    assert pseudonyms.date_time("2024") == f"{datetime(2024, 1, 1) - days:%Y%m%d}"
+    assert pseudonyms.date_time("202402") == f"{datetime(2024, 2, 1) - days:%Y%m%d}"
+    assert pseudonyms.date_and_time("20241399", "") == ("", "")
+    assert pseudonyms.date_and_time("00010101", "") == ("", "")
+    assert pseudonyms.date_time("in spring") == ""
+
+
+def test_weak_keys_and_doubled_work_are_refused(volume: Any) -> None:
+    with pytest.raises(InputError, match="has 8 bytes; at least 16"):
+        clean(volume, key=b"password")
+    with pytest.raises(InputError, match="de-identified already"):
+        deidentified(clean(volume), KEY)
+    assert repr(Pseudonyms(KEY, "Jane")) == "<Pseudonyms>"
