@@ -12,8 +12,8 @@ import pytest
 def lacking(what: str, reason: str) -> NoReturn:
     """Skip the test, or fail it where MARSPIPE_REQUIRE_<what>=1 says that the machine must have it.
 
-    EXTRAS are the optional packages (astra, bench, cuda), GPU a CUDA device, PACS the DICOM validators, HDFS and YARN
-    the servers of conf/hdfs, POSTGRES a PostgreSQL server.
+    EXTRAS are the optional packages (astra, bench, cuda), GPU a CUDA device, PACS the DICOM validators, DCMTK, openssl
+    and Orthanc with DICOMweb, HDFS and YARN the servers of conf/hdfs, POSTGRES a PostgreSQL server.
     """
     variable = f"MARSPIPE_REQUIRE_{what}"
     if os.environ.get(variable) == "1":

@@ -12,7 +12,7 @@ from marspipe.errors import InputError, RunError
 
 
 @click.command()
-@click.argument("folder", required=False, metavar="DICOM_FOLDER")
+@click.argument("folder", required=False, metavar="[DICOM_FOLDER]")
 @click.option(
     "--to",
     "url",
@@ -32,7 +32,7 @@ from marspipe.errors import InputError, RunError
     "--commit-port",
     type=click.IntRange(1, 65535),
     metavar="PORT",
-    help="Where the PACS may answer to that, as AE title.",
+    help="Port of ours at which the PACS may answer to that.",
 )
 @click.option(
     "--commit-wait", "commit_wait_s", type=click.FloatRange(min=0), default=30.0, metavar="S", help="Wait for it, s."

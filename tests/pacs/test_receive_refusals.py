@@ -107,7 +107,7 @@ def test_wrong_options_end_with_code_2(tmp_path: Path, capsys: pytest.CaptureFix
     for options, said in (
         (["--allow", "A@host"], "--allow A@host: 'host' is no address or network"),
         (["--bind", "192.0.2.1"], "cannot listen on 192.0.2.1, port 0: "),
-        (["--ae-title", "A" * 17], "is no AE title: 1 to 16 ASCII characters"),
+        (["--ae-title", "A" * 17], "is no AE title: it must have 1 to 16 ASCII characters"),
         (["--tls-key", "key.pem"], "TLS needs our own certificate: give --tls-cert too"),
         (["--tls-cert", str(tmp_path / "no.pem")], "no.pem: no certificate with its unencrypted key"),
     ):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import queue
 import threading
+import time
 import tracemalloc
 from collections.abc import Iterator
 from dataclasses import replace
@@ -16,6 +18,7 @@ from pydicom.uid import UID, EnhancedCTImageStorage, ExplicitVRLittleEndian
 from pynetdicom import AE, evt
 from pynetdicom.sop_class import CTImageStorage, Verification
 
+from marspipe.dicom.pacs.association import Associations
 from marspipe.dicom.pacs.client import Outgoing, PeerUnavailableError, Result
 from marspipe.dicom.pacs.connect import connect
 from marspipe.dicom.pacs.header import read_facts, read_order
@@ -252,3 +255,28 @@ def test_two_uids_of_a_file_must_agree(dicom_folder: Path, tmp_path: Path, progr
     dataset.save_as(tmp_path / "two.dcm")
     with pytest.raises(InputError, match=r"two\.dcm: MediaStorageSOPInstanceUID .* SOPInstanceUID .* differ"):
         instances_in(str(tmp_path), progress)
+
+
+class HastyCheckpoint(threading.Event):
+    """The reactor passes it just before a request is sent, and comes to the answers as soon as one is there."""
+
+    def __init__(self, answers: queue.Queue[object]) -> None:
+        super().__init__()
+        self.set()
+        self._answers = answers
+
+    def wait(self, timeout: float | None = None) -> bool:
+        passed = super().wait(timeout)
+        deadline = time.monotonic() + 0.05
+        while not self._answers.queue and time.monotonic() < deadline:
+            pass
+        return passed
+
+
+def test_no_answer_is_lost_to_the_reactor(tmp_path: Path) -> None:
+    with storescp(tmp_path / "received") as server:
+        associations = Associations(parse_peer(server.url, timeout_s=3.0))
+        with associations.open([(str(Verification), [str(ExplicitVRLittleEndian)])]) as association:
+            association._reactor_checkpoint = HastyCheckpoint(association.dimse.msg_queue)
+            for _ in range(100):
+                assert association.send_c_echo().get("Status") == 0x0000

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from marspipe.dicom.pacs.ae_title import check_ae_title
 from marspipe.errors import InputError
 
 Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -65,25 +66,11 @@ def address_of(text: str) -> Address:
     return mapped or address
 
 
-def check_ae_title(text: str, what: str) -> str:
-    """Return an AE title without its padding: PS3.5 6.2, VR AE.
-
-    Raises
-    ------
-    InputError
-        If it is none.
-    """
-    title = text.strip(" ")
-    if not 1 <= len(title) <= 16 or "\\" in title or not all(32 <= ord(c) < 127 for c in title):
-        raise InputError(f"{what} {text!r} is no AE title: 1 to 16 ASCII characters without backslashes")
-    return title
-
-
 def _parsed(entry: str) -> Allowed:
     title, at, place = entry.rpartition("@")
     if not at:
         title, place = entry, ""
-    ae_title = None if title == ANY else check_ae_title(title, f"--allow {entry}:")
+    ae_title = None if title == ANY else check_ae_title(title, f"--allow {entry}: {title!r}")
     if ae_title is None and not at:
         raise InputError("--allow *: say from where, such as *@10.0.0.0/8; anybody from anywhere is *@0.0.0.0/0")
     if not at:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import SplitResult, quote, unquote, urlsplit
 
+from marspipe.dicom.pacs.ae_title import check_ae_title
 from marspipe.dicom.pacs.credentials import Credentials
 from marspipe.errors import InputError
 
@@ -149,7 +150,7 @@ def parse_peer(
             f"the address {scheme}://{shown} must not hold a password, query or fragment: give credentials as "
             "MARSPIPE_PACS_USER, MARSPIPE_PACS_PASSWORD, MARSPIPE_PACS_TOKEN or in a file"
         )
-    calling = _ae_title(ae_title, "our AE title")
+    calling = check_ae_title(ae_title, "our AE title")
     common = {"tls": tls or Tls(), "timeout_s": timeout_s}
     if scheme in ("dicom", "dicoms"):
         called = _called(parts, shown)
@@ -177,15 +178,7 @@ def _called(parts: SplitResult, shown: str) -> str:
         raise InputError(f"{parts.scheme}://{shown}: a DICOM peer has no path; expected {parts.scheme}://AE@host:port")
     if not parts.username:
         raise InputError(f"{parts.scheme}://{shown}: the AE title is missing; expected {parts.scheme}://AE@host:port")
-    return _ae_title(unquote(parts.username), f"the AE title of the PACS on {shown}")
-
-
-def _ae_title(text: str, what: str) -> str:
-    """Check an AE title: PS3.5 6.2, VR AE."""
-    title = text.strip(" ")
-    if not 1 <= len(title) <= 16 or "\\" in title or not all(32 <= ord(c) < 127 for c in title):
-        raise InputError(f"{what} must have 1 to 16 ASCII characters without backslashes")
-    return title
+    return check_ae_title(unquote(parts.username), f"the AE title of the PACS on {shown}")
 
 
 def _is_loopback(host: str) -> bool:

@@ -23,7 +23,7 @@ from pydicom.uid import UID
 from pynetdicom import AE, evt
 
 from marspipe import __version__
-from marspipe.dicom.pacs.allow_list import check_ae_title
+from marspipe.dicom.pacs.ae_title import check_ae_title
 from marspipe.dicom.pacs.arriving import Arrival, ArrivingDataSet, RefusedInstanceError, StoreStatus
 from marspipe.dicom.pacs.data_set import BrokenDataSetError, read_instance_uids
 from marspipe.dicom.pacs.quiet import silence
@@ -129,7 +129,7 @@ class Receiver:
         self._stopping = False
         self._server: ReceiverServer | None = None
         self._thread: threading.Thread | None = None
-        self._entity = AE(ae_title=check_ae_title(settings.ae_title, "--ae-title"))
+        self._entity = AE(ae_title=check_ae_title(settings.ae_title, f"--ae-title {settings.ae_title!r}"))
         self._entity.implementation_class_uid = UID(IMPLEMENTATION_CLASS_UID)
         self._entity.implementation_version_name = f"MARSPIPE {__version__}"[:16]
         self._entity.maximum_pdu_size = _PDU_BYTES
