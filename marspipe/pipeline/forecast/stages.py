@@ -22,8 +22,8 @@ from marspipe.recipe import Recipe
 
 MB = 1e6
 INGEST = "ingest"
-# What DICOM and the preview load beside the kernels, in workers that have backprojected.
-DICOM_BYTES = 30 * MIB
+# What DICOM and the preview load beside the kernels, in workers that have backprojected; what DICOM has loaded stays.
+DICOM_BYTES = 60 * MIB
 PREVIEW_BYTES = 130 * MIB
 HISTOGRAM_BYTES = 8 * CELLS
 # A worker that only reads and writes tables: no kernels, no SciPy.
@@ -351,7 +351,8 @@ def _add_exports(model: StageModel, plan: ReconstructionPlan, recipe: Recipe, ha
     if recipe.output.preview:
         across, ny, nx = (4 * math.prod(plan.grid.shape) // n for n in plan.grid.shape)
         cuts = n_bins * (across + ny + nx)
-        reading, piece = INTERPRETER_BYTES + plan.left_bytes, max(across, 4 * step * max(plan.grid.shape[1:]))
+        loaded = DICOM_BYTES if recipe.output.dicom else 0
+        reading, piece = INTERPRETER_BYTES + plan.left_bytes + loaded, max(across, 4 * step * max(plan.grid.shape[1:]))
         model.add(
             "cuts",
             tasks,
