@@ -9,6 +9,8 @@ from collections.abc import Sequence
 
 from marspipe.dicom.foreign.attributes import Attributes
 
+# SNOMED CT, as PS3.17 KKKK.1 names the material of a map.
+_SUBSTANCE = "105590001"
 _KINDS = {
     "VMI": "virtual monoenergetic image",
     "MAT_SPECIFIC": "material image",
@@ -45,7 +47,9 @@ def materials(groups: Sequence[Attributes]) -> tuple[str, ...]:
                 found.append(material.item("MaterialCodeSequence").text("CodeMeaning"))
         for mapping in group.items("RealWorldValueMappingSequence"):
             for quantity in mapping.items("QuantityDefinitionSequence"):
-                found.append(quantity.item("ConceptCodeSequence").text("CodeMeaning"))
+                # Its other items name the quantity itself, and how it was measured.
+                if quantity.item("ConceptNameCodeSequence").text("CodeValue") == _SUBSTANCE:
+                    found.append(quantity.item("ConceptCodeSequence").text("CodeMeaning"))
     return tuple(dict.fromkeys(name for name in found if name))
 
 

@@ -70,6 +70,18 @@ def test_material_image_and_its_unit() -> None:
     assert (image.multi_energy_kind, image.materials, image.units) == ("material image", ("Iodine",), "mg/mL")
 
 
+def test_only_the_substance_of_a_real_world_mapping_is_a_material() -> None:
+    def coded(name: str, meaning: str, value: str) -> Dataset:
+        concept = item(CodeValue=name, CodingSchemeDesignator="SCT", CodeMeaning=meaning)
+        return item(ConceptNameCodeSequence=[concept], ConceptCodeSequence=[code(value)])
+
+    substance = coded("105590001", "Substance", "Iodine")
+    quantity = coded("246205007", "Quantity", "Attenuation Coefficient")
+    for items, found in (([quantity, substance], ("Iodine",)), ([quantity], ())):
+        image = ct(STORED, RealWorldValueMappingSequence=[item(QuantityDefinitionSequence=items)])
+        assert image.materials == found
+
+
 def test_plain_image() -> None:
     image = ct(STORED)
     assert (image.multi_energy_kind, image.monoenergetic_kev, image.materials) == ("", None, ())
