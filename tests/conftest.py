@@ -24,6 +24,7 @@ def pytest_configure() -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
+@pytest.hookimpl(tryfirst=True)  # xdist reads the marks in a hook of its own
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Keep the tests of a folder in one process under ``-n``, those with an HDFS apart: they share what they start."""
     if config.pluginmanager.hasplugin("xdist"):

@@ -23,10 +23,12 @@ from pydicom.uid import UID, ExplicitVRLittleEndian, RawDataStorage
 from pynetdicom import AE, evt
 from pynetdicom.dsutils import encode
 
+from marspipe.dicom.pacs.checkpoint import Checkpoint
 from marspipe.dicom.pacs.quiet import silence
 from marspipe.store.landing import INCOMING
 from tests.pacs.servers import tool, wait_until
 
+PROJECT = Path(__file__).resolve().parents[2]
 OUR_AE, SENDER_AE = "MARSPIPE", "SCANNER"
 STUDY, SERIES = "1.2.826.1", "1.2.826.1.1"
 # What must never be in a log or a message.
@@ -161,7 +163,8 @@ def associated(port: int, *, calling: str = SENDER_AE, called: str = OUR_AE, cla
     entity.acse_timeout = entity.dimse_timeout = entity.network_timeout = entity.connection_timeout = 20.0
     for uid in classes:
         entity.add_requested_context(uid, list(syntaxes))
-    return entity.associate(host, port, ae_title=called, tls_args=tls_args, evt_handlers=list(handlers))
+    own = (evt.EVT_CONN_OPEN, lambda event: setattr(event.assoc, "_reactor_checkpoint", Checkpoint(event.assoc)))
+    return entity.associate(host, port, ae_title=called, tls_args=tls_args, evt_handlers=[own, *handlers])
 
 
 def send(port: int, datasets: Sequence[Dataset], **how: Any) -> list[int]:
@@ -183,17 +186,18 @@ def with_meta(dataset: Dataset) -> Dataset:
 
 def storescu(port: int, folder: Path, *options: str | Path) -> subprocess.Popen[str]:
     """Start DCMTK's storescu with the files of a folder."""
-    return _sender([tool("storescu"), "+sd", *options], port, folder)
+    where = ["-aet", SENDER_AE, "-aec", OUR_AE, "127.0.0.1", port, folder]
+    return _started([tool("storescu"), "+sd", *options, *where])
 
 
-def pynetdicom_storescu(port: int, folder: Path) -> subprocess.Popen[str]:
-    """Start pynetdicom's storescu with the files of a folder."""
-    return _sender([sys.executable, "-m", "pynetdicom", "storescu", "-xe"], port, folder)
+def pynetdicom_sender(port: int, folder: Path) -> subprocess.Popen[str]:
+    """Start a process that sends the files of a folder by pynetdicom."""
+    return _started([sys.executable, "-m", "tests.pacs.send_folder", port, folder])
 
 
-def _sender(command: Sequence[str | Path], port: int, folder: Path) -> subprocess.Popen[str]:
-    whole = [*command, "-aet", SENDER_AE, "-aec", OUR_AE, "127.0.0.1", port, folder]
-    return subprocess.Popen([*map(str, whole)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+def _started(command: Sequence[str | Path | int]) -> subprocess.Popen[str]:
+    words = [*map(str, command)]
+    return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=PROJECT)
 
 
 def conversation(port: int, dataset: Dataset) -> list[bytes]:

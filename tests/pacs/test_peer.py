@@ -59,7 +59,7 @@ def test_wrong_addresses_are_one_sentence_without_secrets(url: str, sentence: st
 
 def test_our_ae_title_is_checked() -> None:
     assert parse_peer("dicom://PACS@h", ae_title="NODE 7").calling_ae_title == "NODE 7"
-    with pytest.raises(InputError, match="our AE title must have 1 to 16"):
+    with pytest.raises(InputError, match="our AE title is no AE title: it must have 1 to 16"):
         parse_peer("dicom://PACS@h", ae_title="")
 
 

@@ -29,7 +29,7 @@ from tests.pacs.receive_senders import (
     data_set_of,
     encoded,
     instance,
-    pynetdicom_storescu,
+    pynetdicom_sender,
     read,
     read_pdu,
     receiving,
@@ -64,7 +64,7 @@ def test_eight_senders_at_once_lose_nothing(tmp_path: Path) -> None:
             folder = tmp_path / f"sender-{sender}"
             for number, dataset in enumerate(datasets):
                 write(folder / f"{number}.dcm", dataset)
-            processes.append((storescu if sender % 2 else pynetdicom_storescu)(receiver.port, folder))
+            processes.append((storescu if sender % 2 else pynetdicom_sender)(receiver.port, folder))
         for process in processes:
             output, _ = process.communicate(timeout=60)
             assert process.returncode == 0, output
