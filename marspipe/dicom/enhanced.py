@@ -16,7 +16,7 @@ from marspipe.dicom.multi_frame import (
     MAX_INSTANCE_BYTES,
     InstanceFrames,
     MultiFrameFile,
-    instance_path,
+    instance_files,
     instance_uid,
     instances,
     multi_frame_elements,
@@ -81,13 +81,7 @@ def enhanced_files(
     def frame(z: int) -> tuple[NDArray[np.int16], int]:
         return stored_pixels(header, z, source[z])
 
-    for number in range(len(parts)) if numbers is None else numbers:
-        part = parts[number]
-
-        def dataset(part: InstanceFrames = part) -> FileDataset:
-            return _dataset(header, part)
-
-        yield MultiFrameFile(instance_path(header, part), part.frames, dataset, frame, header.transfer_syntax)
+    yield from instance_files(header, parts, numbers, _dataset, frame)
 
 
 def _dataset(header: SeriesHeader, part: InstanceFrames) -> FileDataset:

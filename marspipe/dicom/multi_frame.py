@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -153,6 +155,34 @@ def instances(
     total = math.ceil(nz / most)
     bounds = [nz * number // total for number in range(total + 1)]
     return [InstanceFrames(number, total, range(*ends)) for number, ends in enumerate(pairwise(bounds))]
+
+
+def instance_files(
+    header: SeriesHeader,
+    parts: Sequence[InstanceFrames],
+    numbers: Iterable[int] | None,
+    dataset: Callable[[SeriesHeader, InstanceFrames], FileDataset],
+    frame: Callable[[int], tuple[NDArray[Any], int]],
+) -> Iterator[MultiFrameFile]:
+    """Yield the files of some instances of a series, or of all.
+
+    Parameters
+    ----------
+    header : SeriesHeader
+        Of the series.
+    parts : sequence of InstanceFrames
+        All its instances.
+    numbers : iterable of int or None
+        Which of them.
+    dataset : callable
+        Gives all of an instance but its pixels.
+    frame : callable
+        Gives the stored pixels of a slice, and how many of them were clipped.
+    """
+    for number in range(len(parts)) if numbers is None else numbers:
+        part = parts[number]
+        path = instance_path(header, part)
+        yield MultiFrameFile(path, part.frames, partial(dataset, header, part), frame, header.transfer_syntax)
 
 
 def instance_path(header: SeriesHeader, part: InstanceFrames) -> str:

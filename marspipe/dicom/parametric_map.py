@@ -16,7 +16,7 @@ from marspipe.dicom.multi_frame import (
     MAX_INSTANCE_BYTES,
     InstanceFrames,
     MultiFrameFile,
-    instance_path,
+    instance_files,
     instance_uid,
     instances,
     multi_frame_elements,
@@ -77,13 +77,7 @@ def parametric_map_files(
     def frame(z: int) -> tuple[NDArray[np.float32], int]:
         return _values(header, z, source[z]), 0
 
-    for number in range(len(parts)) if numbers is None else numbers:
-        part = parts[number]
-
-        def dataset(part: InstanceFrames = part) -> FileDataset:
-            return _dataset(header, part)
-
-        yield MultiFrameFile(instance_path(header, part), part.frames, dataset, frame, header.transfer_syntax)
+    yield from instance_files(header, parts, numbers, _dataset, frame)
 
 
 def _values(header: SeriesHeader, z: int, pixels: NDArray[np.floating]) -> NDArray[np.float32]:
