@@ -18,7 +18,7 @@ from matplotlib.image import imread
 from numpy.typing import NDArray
 from pyspark.sql import SparkSession
 
-from marspipe.cli import cli, run_command
+from marspipe.cli import cli
 from marspipe.pipeline.frames.scan_frames import FramesTable
 from marspipe.pipeline.ingest import ingest, open_scan
 from marspipe.pipeline.inspection.raw import RawLook
@@ -27,27 +27,12 @@ from marspipe.pipeline.inspection.table import TableLook
 from marspipe.recipe import parse_recipe
 from marspipe.simulate import SimulationSettings, mars_phantom, simulate_scan
 from marspipe.simulate.merlin_writer import write_merlin
+from tests.cli.inspecting import inspect, refusal
 from tests.pipeline.scans import quiet, read_counters
 
 VIEWS, ROWS, COLUMNS = 24, 32, 40
 STEP_PX = 28  # from one camera position to the next
 PITCH_MM = 0.11
-
-
-def inspect(*arguments: str | Path) -> str:
-    """Return what the command prints; it must succeed."""
-    done = CliRunner().invoke(cli, ["inspect", *map(str, arguments)], catch_exceptions=False)
-    assert done.exit_code == 0, done.output
-    return done.output
-
-
-def refusal(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
-    """Return the one sentence of a refused command."""
-    assert run_command(cli, ["inspect", *map(str, arguments)], "marspipe") == 2
-    said = capsys.readouterr()
-    assert said.err.startswith("marspipe: ")
-    assert said.err.count("\n") == 1
-    return said.err
 
 
 def line(text: str, name: str) -> str:

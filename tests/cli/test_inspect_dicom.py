@@ -7,29 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
 from matplotlib.image import imread
 
 from marspipe.cli import cli, run_command
+from tests.cli.inspecting import inspect, refusal
 from tests.dicom.foreign.slices import DATA, PHILIPS, PRIVATE, as_bytes, ct_dataset
 
 needs_cases = pytest.mark.skipif(not PHILIPS.exists(), reason="the shared cases are not beside this checkout")
-
-
-def inspect(*arguments: str | Path) -> str:
-    """Return what the command prints; it must succeed."""
-    done = CliRunner().invoke(cli, ["inspect", *map(str, arguments)], catch_exceptions=False)
-    assert done.exit_code == 0, done.output
-    return done.output
-
-
-def refusal(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
-    """Return the one sentence of a refused command."""
-    assert run_command(cli, ["inspect", *map(str, arguments)], "marspipe") == 2
-    said = capsys.readouterr()
-    assert said.err.startswith("marspipe: ")
-    assert said.err.count("\n") == 1
-    return said.err
 
 
 def lines(text: str, name: str) -> list[str]:
