@@ -5,6 +5,9 @@ Messages name the value found, the value expected, and the file, key or view it 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class MarspipeError(Exception):
     """Base of all errors that marspipe raises on purpose."""
@@ -50,3 +53,18 @@ class BusyError(MarspipeError):
     """Another job holds what this one wants to change; a command ends with exit code 75: try again later."""
 
     exit_code = 75
+
+
+@contextmanager
+def panics_are_errors() -> Iterator[None]:
+    """Let a panic in a library written in Rust, such as pylibjpeg-rle's on damaged run lengths, be a ValueError.
+
+    PyO3 makes panics a BaseException, which passes every `except Exception`. Each library has a class of its own for
+    them, so that they are known by their module only.
+    """
+    try:
+        yield
+    except BaseException as error:
+        if type(error).__module__ != "pyo3_runtime":
+            raise
+        raise ValueError(str(error)) from error

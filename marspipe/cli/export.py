@@ -67,7 +67,7 @@ def export(
         transfer_syntax=compression,  # type: ignore[arg-type]
         deidentification_key=read_key(key_file) if deidentify else None,
     )
-    options.bins_of(open_volume(volume))  # before Spark starts
+    options.plan(open_volume(volume))  # refuses what cannot be, before Spark starts
     refuse_foreign(out, overwrite=overwrite)
     with command_session("marspipe export", master) as spark:
         done = export_dicom(spark, volume, out, options, progress=Progress())

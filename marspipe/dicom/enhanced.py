@@ -71,9 +71,8 @@ def enhanced_files(
     Raises
     ------
     InputError
-        If the scan has neither a time nor the identity a date, or a slice does not belong to the series.
-    RunError
-        While chunks are made: if a value lies outside the statistics that the series' scale was made from.
+        While chunks are made: if the scan has neither a time nor the identity a date, a slice does not belong to the
+        series, or a value is not finite.
     """
     parts = enhanced_instances(header, max_instance_bytes)
     source = volume[header.bin]

@@ -207,7 +207,8 @@ def series_header(
     Raises
     ------
     InputError
-        If the bin does not exist, the metadata lacks what the object needs, or the volume does not fit into one.
+        If the bin does not exist, the metadata lacks what the object needs, or the volume does not fit into one; if an
+        Enhanced CT image would not be in Hounsfield units.
     """
     if kind not in OBJECT_KINDS:
         raise InputError(f"kind must be one of {', '.join(OBJECT_KINDS)}, got {kind!r}")
@@ -293,6 +294,12 @@ def _scale(
         return ValueScale("1", "0", rescale_type)
     if of is not None and of.kind == "monoenergetic" and water_attenuation_per_mm is None:
         water_attenuation_per_mm = float(linear_attenuation("water", of.energy_kev or 0.0))
+    # PS3.3 C.8.15.3.10 lets frames that are derived have other units, but validators and viewers take all for HU.
+    if kind == "enhanced-ct" and (water_attenuation_per_mm is None or rescale_type == "MGML"):
+        raise InputError(
+            "frames of an Enhanced CT image are in Hounsfield units: give the attenuation of water in each energy bin, "
+            "or write 1/mm and mg/mL as ct-image or parametric-map"
+        )
     if water_attenuation_per_mm is None:
         return linear_scale(*(value_range or statistics), rescale_type, clips=value_range is not None)
     if rescale_type == "MGML":

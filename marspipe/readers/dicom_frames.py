@@ -27,7 +27,7 @@ from pydicom.errors import InvalidDicomError
 from pydicom.pixels.decoders.base import get_decoder
 from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless
 
-from marspipe.errors import RawFormatError
+from marspipe.errors import RawFormatError, panics_are_errors
 from marspipe.readers.dicom_mapping import FrameValues, ScannerMapping, frame_values, load_mapping
 from marspipe.readers.files import Clamped, guard, place_of, require_credible
 from marspipe.readers.frames import Frame, FrameEntry, FrameType, clip_range, file_size, native, read_range
@@ -279,7 +279,9 @@ def _decode(raw: bytes, header: _Header) -> Frame:
         "pixel_representation": 0,
         "pixel_keyword": "PixelData",
     }
-    frame, _ = get_decoder(RLELossless).as_array(encapsulate([raw], has_bot=False), index=0, raw=True, **options)
+    source = encapsulate([raw], has_bot=False)
+    with panics_are_errors():
+        frame, _ = get_decoder(RLELossless).as_array(source, index=0, raw=True, **options)
     return native(frame.reshape(header.rows, header.cols))
 
 

@@ -68,7 +68,7 @@ def test_a_study_fits_together_and_stays_so(volume: Any, maps: Any) -> None:
     assert [f.content for f in series_files(volume, clean(volume))] == [
         f.content for f in series_files(volume, hidden[0])
     ]
-    (file,) = enhanced_files(maps, clean(maps, 1, kind="enhanced-ct", sources=sources))
+    (file,) = enhanced_files(maps, clean(maps, 0, kind="enhanced-ct", sources=sources))
     dataset = pydicom.dcmread(io.BytesIO(file.content()))
     evidence = dataset.SourceImageEvidenceSequence[0]
     assert evidence.StudyInstanceUID == hidden[0].study_uid

@@ -16,16 +16,17 @@ from marspipe.dicom.enhanced import enhanced_files, enhanced_instances
 from marspipe.dicom.identity import SeriesIdentity
 from marspipe.dicom.multi_frame import MAX_INSTANCE_BYTES
 from marspipe.dicom.series import series_header
-from marspipe.errors import InputError, RunError
+from marspipe.errors import InputError
 from marspipe.scan.energy import EnergyBin
 from marspipe.scan.grid import VolumeGrid
 
 # Of the volume of 7 slices of 240 bytes: three instances.
 THREE_PARTS_BYTES = 65536 + 3 * (240 + 512)
+WATER_PER_MM = 0.0206
 
 
-def enhanced(volume: Any, bin: int = 0, **options: Any) -> Any:
-    return series_header(volume, bin, kind="enhanced-ct", **options)
+def enhanced(volume: Any, bin: int = 0, water_attenuation_per_mm: float = WATER_PER_MM, **options: Any) -> Any:
+    return series_header(volume, bin, kind="enhanced-ct", water_attenuation_per_mm=water_attenuation_per_mm, **options)
 
 
 def read_all(volume: Any, header: Any, **options: Any) -> list[pydicom.FileDataset]:
@@ -42,7 +43,8 @@ def test_every_frame_lies_in_place_with_its_values(volume: Any) -> None:
     assert (float(measures.SliceThickness), float(measures.SpacingBetweenSlices)) == (0.25, 0.25)
     transformation = shared.PixelValueTransformationSequence[0]
     values = dataset.pixel_array * float(transformation.RescaleSlope) + float(transformation.RescaleIntercept)
-    assert np.abs(values - volume[1]).max() <= 0.5 * header.scale.slope * (1 + 1e-9)
+    assert np.abs(values - header.scale.output(volume[1])).max() <= 0.5 * header.scale.slope * (1 + 1e-9)
+    assert transformation.RescaleType == "HU"
     for z, frame in enumerate(dataset.PerFrameFunctionalGroupsSequence):
         position = [float(v) for v in frame.PlanePositionSequence[0].ImagePositionPatient]
         np.testing.assert_allclose(position, [volume.grid.axis_mm(a)[i] for a, i in zip("xyz", (0, 0, z), strict=True)])
@@ -50,7 +52,7 @@ def test_every_frame_lies_in_place_with_its_values(volume: Any) -> None:
 
 
 def test_highdicom_builds_the_same_volume(volume: Any, tmp_path: Path) -> None:
-    (file,) = enhanced_files(volume, enhanced(volume, 0, water_attenuation_per_mm=0.0206))
+    (file,) = enhanced_files(volume, enhanced(volume))
     path = tmp_path / "frames.dcm"
     path.write_bytes(file.content())
     built = highdicom.imread(path).get_volume()
@@ -61,7 +63,7 @@ def test_highdicom_builds_the_same_volume(volume: Any, tmp_path: Path) -> None:
         np.array([[volume.grid.axis_mm(a)[i] for a, i in zip("xyz", (3, 2, 1), strict=True)]])
     )
     k, j, i = np.rint(reference[0]).astype(int)
-    assert built.array[k, j, i] == pytest.approx(1000 * (0.09 - 0.0206) / 0.0206, abs=0.51)
+    assert built.array[k, j, i] == pytest.approx(1000 * (0.09 - WATER_PER_MM) / WATER_PER_MM, abs=0.51)
 
 
 def test_simpleitk_reads_the_frames_in_place(volume: Any, tmp_path: Path, simpleitk: Any) -> None:
@@ -73,7 +75,8 @@ def test_simpleitk_reads_the_frames_in_place(volume: Any, tmp_path: Path, simple
     np.testing.assert_allclose(image.GetSpacing(), volume.grid.voxel_mm[::-1], rtol=1e-9)
     np.testing.assert_allclose(image.GetOrigin(), [volume.grid.axis_mm(a)[0] for a in "xyz"], rtol=1e-9)
     assert image.GetDirection() == (1, 0, 0, 0, 1, 0, 0, 0, 1)
-    assert np.abs(simpleitk.GetArrayFromImage(image) - volume[0]).max() <= 0.5 * header.scale.slope + 1e-8
+    expected = header.scale.output(volume[0])
+    assert np.abs(simpleitk.GetArrayFromImage(image) - expected).max() <= 0.5 * header.scale.slope + 1e-8
 
 
 def test_a_large_series_becomes_a_concatenation(volume: Any) -> None:
@@ -151,8 +154,8 @@ class _Constant:
 
 
 def test_clipped_voxels_are_counted(volume: Any) -> None:
-    header = enhanced(volume, value_range=(0.0, 0.05))
-    (file,) = enhanced_files(volume, header)
+    volume.arrays[0][0, :2, 0] = 40 * WATER_PER_MM  # beyond the 32767 HU that 16 bits hold
+    (file,) = enhanced_files(volume, enhanced(volume))
     assert file.clipped_voxels == 0
     list(file.chunks())
     assert file.clipped_voxels == 2
@@ -201,10 +204,21 @@ def test_wrong_series_and_slices_are_refused(volume: Any) -> None:
     with pytest.raises(InputError, match="kind must be one of"):
         series_header(volume, 0, kind="legacy")  # type: ignore[arg-type]
     header = enhanced(volume)
-    volume.arrays[0][3] = 9.0
+    volume.arrays[0][3, 2, 1] = np.nan
     (file,) = enhanced_files(volume, header)
-    with pytest.raises(RunError, match="slice 3 of bin 0 spans 9 to 9 1/mm, outside"):
+    with pytest.raises(InputError, match="slice 3 of bin 0: 1 of 120 pixels are NaN or infinite"):
         file.content()
+
+
+def test_only_hounsfield_units_are_written(volume: Any, maps: Any) -> None:
+    """Frames of other units are an error to dciodvfy, and Hounsfield units to many a viewer."""
+    refusal = "frames of an Enhanced CT image are in Hounsfield units: give the attenuation of water"
+    with pytest.raises(InputError, match=refusal):
+        series_header(volume, 0, kind="enhanced-ct")
+    for water in (None, WATER_PER_MM):
+        with pytest.raises(InputError, match=refusal):
+            series_header(maps, 1, kind="enhanced-ct", water_attenuation_per_mm=water)
+    assert series_header(maps, 0, kind="enhanced-ct").scale.units == "HU"  # monoenergetic: water is tabulated
 
 
 def test_a_series_of_frames_is_another_than_that_of_slices(volume: Any) -> None:

@@ -76,7 +76,7 @@ def test_the_metadata_of_the_volume_knows_the_field_of_view(volume: Any) -> None
 
 def test_multi_frame_objects_are_padded_too(volume: Any) -> None:
     beyond = distance_mm(volume.grid) > SEEN_MM
-    enhanced = series_header(volume, 0, field_of_view_mm=RADIUS_MM, kind="enhanced-ct")
+    enhanced = series_header(volume, 0, field_of_view_mm=RADIUS_MM, kind="enhanced-ct", water_attenuation_per_mm=0.0206)
     (file,) = enhanced_files(volume, enhanced)
     dataset = pydicom.dcmread(io.BytesIO(file.content()))
     assert dataset.PixelPaddingValue == -32768

@@ -94,7 +94,7 @@ def test_a_map_refers_to_the_slices_it_was_made_from(volume: Any, maps: Any) -> 
         assert dataset.FrameOfReferenceUID == sources[0].frame_of_reference_uid
         assert dataset.StudyInstanceUID == sources[0].study_uid
     with pytest.raises(InputError, match="with the same slices"):
-        series_header(maps, 1, sources=[series_header(volume, 0, kind="enhanced-ct")])
+        series_header(maps, 1, sources=[series_header(volume, 0, kind="parametric-map")])
 
 
 def test_maps_are_series_of_their_own(volume: Any, maps: Any) -> None:

@@ -61,7 +61,9 @@ def every_header(volume: Any, maps: Any) -> Iterator[tuple[Any, SeriesHeader]]:
     identity = SeriesIdentity(**LOUD)
     for source in (volume, maps):
         for kind in WRITERS:
-            yield source, series_header(source, 1, identity, kind=kind)
+            # Of the maps only the monoenergetic image, which is the first, has Hounsfield units.
+            water = 0.0206 if source is volume and kind == "enhanced-ct" else None
+            yield source, series_header(source, 0, identity, kind=kind, water_attenuation_per_mm=water)
 
 
 def test_an_export_tells_it_in_the_objects_only(

@@ -75,7 +75,9 @@ def test_slices(phantom: Any, tmp_path: Path, simpleitk: Any, syntax: Any, water
 
 @pytest.mark.parametrize("syntax", ["uncompressed", "jpeg-ls", "jpeg-2000", "rle"])
 def test_frames(phantom: Any, tmp_path: Path, simpleitk: Any, syntax: Any) -> None:
-    header = series_header(phantom, 0, transfer_syntax=syntax, kind="enhanced-ct")
+    header = series_header(
+        phantom, 0, transfer_syntax=syntax, kind="enhanced-ct", water_attenuation_per_mm=WATER_PER_MM
+    )
     write(enhanced_files(phantom, header), tmp_path)
     check(read(tmp_path, header.series_uid, simpleitk), phantom, header.scale, simpleitk)
 

@@ -304,6 +304,15 @@ def test_fragments_of_run_lengths_that_are_missing(folder: Path) -> None:
     assert "frame 1 is damaged or cannot be decoded" in error_of(folder, io.BytesIO(nonsense))
 
 
+def test_runs_of_more_pixels_than_the_frame_has(folder: Path) -> None:
+    """The decoder, which is written in Rust, panics at them: no Exception, which nobody would catch."""
+    content = dicom(syntax=RLELossless, NumberOfFrames=3).getvalue()
+    place = dicom_frames.index(io.BytesIO(content), "x.dcm")[1]
+    too_long = struct.pack("<16I", 2, 64, 66, *[0] * 13) + b"\x81\0" * ((place.length - 64) // 2)
+    damaged = content[: place.offset] + too_long + content[place.offset + len(too_long) :]
+    assert "frame 1 is damaged or cannot be decoded: index out of bounds" in error_of(folder, io.BytesIO(damaged))
+
+
 def test_only_the_frames_asked_for_are_read(tmp_path: Path) -> None:
     stack = np.random.default_rng(1).integers(0, 4096, (200, 128, 128), dtype=np.uint16)
     path = tmp_path / "x.dcm"

@@ -19,7 +19,7 @@ from marspipe.dicom.foreign.attributes import Attributes
 from marspipe.dicom.foreign.codestream import HEAD_BYTES, Codestream, codestream
 from marspipe.dicom.foreign.elements import UNDEFINED, Element, Window
 from marspipe.dicom.foreign.file_form import FileForm
-from marspipe.errors import InputError, RawFormatError
+from marspipe.errors import InputError, RawFormatError, panics_are_errors
 
 MAX_PIXELS = 1 << 27  # of a frame
 _MOST_EXPANSION, _ALWAYS_EXPANDED_BYTES = 1000, 64 << 20
@@ -149,7 +149,8 @@ def stored_pixels(window: Window, layout: PixelLayout, frame: int, origin: str) 
     native = not layout.syntax.is_encapsulated
     try:
         source = pieces[0] + b"\0" * (len(pieces[0]) % 2) if native else encapsulate([b"".join(pieces)], has_bot=False)
-        values, _ = get_decoder(layout.syntax).as_array(source, index=0, raw=True, **options)
+        with panics_are_errors():
+            values, _ = get_decoder(layout.syntax).as_array(source, index=0, raw=True, **options)
         return values.reshape(layout.rows, layout.columns)
     except Exception as error:  # whatever a decoder makes of damaged bytes
         reason = next(iter(str(error).splitlines()), type(error).__name__)

@@ -31,7 +31,6 @@ from marspipe.store import storage
 from marspipe.store.commit import commit, committed
 from marspipe.store.volume import Volume, open_volume
 
-_WINDOW = 0.0, 1.0  # of a header that is made to plan the work, without a look at pixels
 _INSTANCES = {"enhanced-ct": enhanced_instances, "parametric-map": parametric_map_instances}
 _FILES = {"enhanced-ct": enhanced_files, "parametric-map": parametric_map_files}
 
@@ -87,10 +86,9 @@ def export_dicom(
     """
     options = options or DicomOptions()
     volume = open_volume(volume_uri)
-    planned = {bin_: options.header(volume, bin_, window=_WINDOW) for bin_ in options.bins_of(volume)}
+    planned = options.plan(volume)
     ranges = stored_ranges(spark, volume_uri, planned, progress=progress)
-    for bin_, limits in ranges.items():  # the range is part of what a series is
-        planned[bin_] = options.header(volume, bin_, limits, _WINDOW)
+    planned = options.plan(volume, ranges)  # the range is part of what a series is
     work = _work(spark, volume, planned, options)
     part_uri = _beside(out_uri)
     storage.remove_tree(part_uri)

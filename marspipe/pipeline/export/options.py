@@ -63,6 +63,17 @@ class DicomOptions:
                 raise InputError(f"the volume has energy bins 0 to {len(volume) - 1}, asked for bin {bin_}")
         return bins
 
+    def plan(self, volume: Volume, ranges: Mapping[int, tuple[float, float]] | None = None) -> dict[int, SeriesHeader]:
+        """Return what the instances of each bin share but the window, which takes a look at pixels.
+
+        Raises
+        ------
+        InputError
+            If the volume lacks what the objects need, or an option does not fit it.
+        """
+        found = ranges or {}
+        return {bin_: self.header(volume, bin_, found.get(bin_), (0.0, 1.0)) for bin_ in self.bins_of(volume)}
+
     def header(
         self,
         volume: Volume,

@@ -171,6 +171,17 @@ def test_frames_of_several_fragments_go_by_the_table() -> None:
         quiet(_as_rle(dataset))
 
 
+def test_runs_of_more_pixels_than_the_frame_has() -> None:
+    """The decoder, which is written in Rust, panics at them: no Exception, which nobody would catch."""
+    dataset = ct_dataset(STORED)
+    runs = b"\x81\0" * (STORED.size // 128 + 1)
+    dataset.PixelData = encapsulate([struct.pack("<16I", 2, 64, 64 + len(runs), *[0] * 13) + runs * 2])
+    dataset["PixelData"].is_undefined_length = True
+    image = quiet(_as_rle(dataset))
+    with pytest.raises(RawFormatError, match=r"frame 0 \(RLE Lossless\) is damaged .*: index out of bounds"):
+        image.pixels()
+
+
 def _as_rle(dataset: FileDataset) -> bytes:
     dataset.file_meta.TransferSyntaxUID = RLELossless
     return as_bytes(dataset)

@@ -132,7 +132,7 @@ WRITERS: dict[str, Callable[[MemoryVolume, SeriesHeader], Iterator[Any]]] = {
 
 @pytest.mark.parametrize(
     ("kind", "water"),
-    [("ct-image", None), ("ct-image", 0.021), ("enhanced-ct", None), ("enhanced-ct", 0.021), ("parametric-map", None)],
+    [("ct-image", None), ("ct-image", 0.021), ("enhanced-ct", 0.021), ("parametric-map", None)],
 )
 def test_own_series_come_back(volume: MemoryVolume, kind: ObjectKind, water: float | None) -> None:
     header = series_header(volume, 0, kind=kind, water_attenuation_per_mm=water)
