@@ -13,7 +13,8 @@ def lacking(what: str, reason: str) -> NoReturn:
     """Skip the test, or fail it where MARSPIPE_REQUIRE_<what>=1 says that the machine must have it.
 
     EXTRAS are the optional packages (astra, bench, cuda), GPU a CUDA device, PACS the DICOM validators, DCMTK, openssl
-    and Orthanc with DICOMweb, HDFS and YARN the servers of conf/hdfs, POSTGRES a PostgreSQL server.
+    and Orthanc with DICOMweb, HDFS and YARN the servers of conf/hdfs, POSTGRES a PostgreSQL server, SYSTEMD the tool
+    that checks units.
     """
     variable = f"MARSPIPE_REQUIRE_{what}"
     if os.environ.get(variable) == "1":

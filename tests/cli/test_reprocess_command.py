@@ -7,7 +7,6 @@ import json
 import os
 import re
 import shlex
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -21,6 +20,7 @@ from marspipe.cli.reprocess import reprocess
 from marspipe.store.catalog import Catalog, open_catalog
 from marspipe.store.lock import held
 from tests.pipeline.reprocess_scans import LEAN, PATIENT, write_raw
+from tests.systemd import require_sound_units
 
 
 @pytest.fixture
@@ -158,15 +158,4 @@ def test_the_units_are_what_systemd_expects(project: Path, tmp_path: Path) -> No
     timer = (project / "conf" / "systemd" / "marspipe-reprocess.timer").read_text()
     for line in ("Persistent=true", "RandomizedDelaySec=15min", "WantedBy=timers.target"):
         assert line in timer.splitlines()
-    analyze = shutil.which("systemd-analyze")
-    if analyze is None:
-        pytest.skip("systemd-analyze is not installed")
-    for path in (project / "conf" / "systemd").iterdir():
-        # The command must exist, and here it is not where an administrator will put it.
-        text = path.read_text().replace("/opt/marspipe/bin/marspipe", sys.executable)
-        (tmp_path / path.name).write_text(text)
-    units = sorted(map(str, tmp_path.glob("marspipe-reprocess.*")))
-    done = subprocess.run([analyze, "verify", "--man=no", *units], capture_output=True, text=True, check=False)
-    if "Failed to initialize manager" in done.stderr:
-        pytest.skip("systemd-analyze cannot work here")
-    assert (done.returncode, done.stderr) == (0, "")
+    require_sound_units(project / "conf" / "systemd", tmp_path, "marspipe-reprocess.*")

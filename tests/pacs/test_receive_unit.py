@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import configparser
 import shlex
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 
-import pytest
-
 from marspipe.cli.receive import receive
+from tests.systemd import require_sound_units
 
 UNIT = "marspipe-receive.service"
 
@@ -32,15 +28,4 @@ def test_its_command_is_understood(project: Path) -> None:
 
 
 def test_systemd_takes_it(project: Path, tmp_path: Path) -> None:
-    analyze = shutil.which("systemd-analyze")
-    if analyze is None:
-        pytest.skip("systemd-analyze is not installed")
-    # The command must exist, and here it is not where an administrator will put it.
-    text = (project / "conf" / "systemd" / UNIT).read_text().replace("/opt/marspipe/bin/marspipe", sys.executable)
-    (tmp_path / UNIT).write_text(text)
-    done = subprocess.run(
-        [analyze, "verify", "--man=no", str(tmp_path / UNIT)], capture_output=True, text=True, check=False
-    )
-    if "Failed to initialize manager" in done.stderr:
-        pytest.skip("systemd-analyze cannot work here")
-    assert (done.returncode, done.stderr) == (0, "")
+    require_sound_units(project / "conf" / "systemd", tmp_path, UNIT)
