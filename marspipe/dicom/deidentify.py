@@ -1,4 +1,4 @@
-"""De-identification of what marspipe writes, and of data sets from elsewhere (PS3.15 annex E, basic profile).
+"""De-identification of what marspipe writes (PS3.15 annex E, basic profile).
 
 Everything follows from a secret key: the same patient gets the same pseudonym, the same UID the same new one, and the
 dates of a patient move by the same time, in every export with that key; so a study fits together, and stays so when it
