@@ -59,6 +59,8 @@ def export(
     from marspipe.show.progress import Progress
     from marspipe.store.volume import open_volume
 
+    if key_file is not None and not deidentify:
+        raise click.UsageError("--key-file is for --deidentify: give both, or neither")
     options = DicomOptions(
         kind=kind,  # type: ignore[arg-type]
         bins=bins or None,

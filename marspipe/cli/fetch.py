@@ -41,6 +41,12 @@ from marspipe.errors import InputError
     help="Let the PACS send by C-MOVE to this AE title, which it knows with this machine and port; by default C-GET.",
 )
 @click.option(
+    "--move-from",
+    multiple=True,
+    metavar="HOST",
+    help="Host from which it may do so, if not that of the URL; may be given several times.",
+)
+@click.option(
     "--max-gib", type=click.FloatRange(min=0, min_open=True), metavar="GIB", help="Bound of the landing zone."
 )
 @peer_options
@@ -53,6 +59,7 @@ def fetch(
     patient_id: str | None,
     accession_number: str | None,
     move_to: str | None,
+    move_from: tuple[str, ...],
     max_gib: float | None,
     associations: int,
     **options: Any,
@@ -66,7 +73,7 @@ def fetch(
     from marspipe.pipeline.pacs.fetch import fetch as fetch_series
     from marspipe.show.progress import Progress
 
-    peer = peer_named(url, options)
+    peer = peer_named(url, options, move_from)
     done = fetch_series(
         peer,
         Query(study_uid, series_uid, modality, patient_id, accession_number),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -70,12 +71,12 @@ def peer_options(command: Command) -> Command:
     return command
 
 
-def peer_named(url: str, options: dict[str, Any]) -> Peer:
-    """Return the peer of a command's options."""
+def peer_named(url: str, options: dict[str, Any], other_hosts: tuple[str, ...] = ()) -> Peer:
+    """Return the peer of a command's options; it may connect to us from other hosts too."""
     from marspipe.pipeline.pacs.peers import named_peer
 
     kept = ("ae_title", "credentials_path", "plain_credentials", "ca_path", "certificate_path", "key_path", "timeout_s")
-    return named_peer(url, **{name: options[name] for name in kept})
+    return replace(named_peer(url, **{name: options[name] for name in kept}), other_hosts=other_hosts)
 
 
 def patience_of(options: dict[str, Any]) -> Patience:

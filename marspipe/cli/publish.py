@@ -35,6 +35,12 @@ from marspipe.errors import InputError, RunError
     help="Port of ours at which the PACS may answer to that.",
 )
 @click.option(
+    "--commit-from",
+    multiple=True,
+    metavar="HOST",
+    help="Host from which it may do so, if not that of the URL; may be given several times.",
+)
+@click.option(
     "--commit-wait", "commit_wait_s", type=click.FloatRange(min=0), default=30.0, metavar="S", help="Wait for it, s."
 )
 @click.option("--decompress", is_flag=True, help="Decompress for a PACS that does not take the transfer syntax.")
@@ -53,6 +59,7 @@ def publish(
     no_verify: bool,
     commit: Any,
     commit_port: int | None,
+    commit_from: tuple[str, ...],
     commit_wait_s: float,
     decompress: bool,
     volume_uri: str | None,
@@ -67,7 +74,7 @@ def publish(
     """
     from marspipe.pipeline.pacs.peers import echo
 
-    peer = peer_named(url, options)
+    peer = peer_named(url, options, commit_from)
     if only_echo:
         echo(peer)
         click.echo(f"answers    {peer.url}")

@@ -4,18 +4,29 @@ from __future__ import annotations
 
 import signal
 import threading
+from contextlib import suppress
 from types import FrameType
 
 import click
+
+from marspipe.pipeline.pacs.receive_settings import ReceiverSettings, receiver_settings
+from marspipe.store.landing import DEFAULT_MIN_FREE_BYTES, LandingZone
 
 GIB = 1 << 30
 
 
 @click.command()
 @click.argument("folder", metavar="FOLDER")
-@click.option("--port", type=click.IntRange(0, 65535), default=11112, help="Port to listen on; 0 for any free one.")
-@click.option("--bind", default="127.0.0.1", metavar="ADDRESS", help="Address to listen on; 0.0.0.0 for all.")
-@click.option("--ae-title", default="MARSPIPE", metavar="AE", help="Our AE title; senders must call us by it.")
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=ReceiverSettings.port,
+    help="Port to listen on; 0 for any free one.",
+)
+@click.option("--bind", default=ReceiverSettings.bind, metavar="ADDRESS", help="Address to listen on; 0.0.0.0 for all.")
+@click.option(
+    "--ae-title", default=ReceiverSettings.ae_title, metavar="AE", help="Our AE title; senders must call us by it."
+)
 @click.option(
     "--allow",
     multiple=True,
@@ -32,18 +43,24 @@ GIB = 1 << 30
 @click.option(
     "--min-free-gib",
     type=click.FloatRange(min=0),
-    default=1.0,
+    default=DEFAULT_MIN_FREE_BYTES / GIB,
     metavar="GIB",
     help="What stays free on the disk, 2^30 bytes.",
 )
 @click.option("--tls-cert", metavar="PEM", help="Take TLS connections only, with this certificate.")
 @click.option("--tls-key", metavar="PEM", help="Its key, unencrypted, if it is in another file.")
 @click.option("--tls-ca", metavar="PEM", help="Senders must show a certificate that one of these has signed.")
-@click.option("--max-associations", type=click.IntRange(min=1), default=8, metavar="N", help="Senders at once.")
+@click.option(
+    "--max-associations",
+    type=click.IntRange(min=1),
+    default=ReceiverSettings.max_associations,
+    metavar="N",
+    help="Senders at once.",
+)
 @click.option(
     "--timeout-s",
     type=click.FloatRange(min=1),
-    default=60.0,
+    default=ReceiverSettings.timeout_s,
     metavar="S",
     help="A sender that is silent for so long is dropped.",
 )
@@ -73,8 +90,6 @@ def receive(
     from marspipe.errors import OutputExistsError
     from marspipe.log import configure_json_log, remove_json_log
     from marspipe.pipeline.pacs.receive import receive as receive_into
-    from marspipe.pipeline.pacs.receive import receiver_settings
-    from marspipe.store.landing import LandingZone
 
     settings = receiver_settings(
         bind=bind,
@@ -107,7 +122,7 @@ def receive(
                 signal.signal(number, action)
             if handler is not None:
                 remove_json_log(handler)
-    click.echo(
+    _say(
         f"stopped: {total.associations} associations, {total.stored} instances stored, {total.kept} there already, "
         f"{total.refused} refused"
     )
@@ -117,6 +132,6 @@ _saying = threading.Lock()
 
 
 def _say(line: str) -> None:
-    """Print a line at once, whole, from whatever thread."""
-    with _saying:
+    """Print a line at once, whole, from whatever thread; where nobody takes it any more, receiving goes on."""
+    with _saying, suppress(OSError, ValueError):
         click.echo(line)

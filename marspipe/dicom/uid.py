@@ -1,4 +1,4 @@
-"""Deterministic unique identifiers.
+"""Unique identifiers: what is one, and those that are made here.
 
 The same key always gives the same UID, so that a repeated task writes the same instances again instead of doubles.
 """
@@ -7,9 +7,22 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import uuid
 
 IMPLEMENTATION_NAMESPACE = "marspipe"
+
+_UID = re.compile(r"[0-9]+(\.[0-9]+)*")
+_UID_LENGTH = 64
+
+
+def is_uid(text: str) -> bool:
+    """Tell whether a text is 1 to 64 ASCII digits with single points between them.
+
+    Leading zeros, which PS3.5 9.1 forbids, are let through: scanners write them. What comes in and goes on is checked
+    by this rule everywhere; the landing zone, which must not know this module, has the same in ``check_uid``.
+    """
+    return len(text) <= _UID_LENGTH and _UID.fullmatch(text) is not None
 
 
 def derived_uid(*key: str | int) -> str:

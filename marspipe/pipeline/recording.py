@@ -7,7 +7,7 @@ never the results: these describe themselves, and ``marspipe catalog rebuild`` f
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,7 +16,7 @@ from uuid import uuid4
 from marspipe.errors import BusyError, MarspipeError
 from marspipe.pipeline.reconstruct import Reconstructed
 from marspipe.recipe import Recipe
-from marspipe.store.catalog import PINNED, SHIPPED, Catalog
+from marspipe.store.catalog import PINNED, SHIPPED, Catalog, Scan
 from marspipe.store.commit import require_committed
 from marspipe.store.storage import absolute
 from marspipe.store.versions import versions
@@ -103,8 +103,10 @@ def recorded(
         recipe_hash = recipe.content_hash() if recipe else None
         if recipe is not None:
             catalog.put_recipe(recipe.content_hash(), recipe.name, recipe.model_dump(mode="json"))
-        if catalog.scan(scan_id) is not None:
+        known = catalog.scan(scan_id)
+        if known is not None:
             scan.pop("recipe_uri", None)  # a recipe replaces the one before when it has made a volume
+            _warn_of_another_scan(known, scan)
         catalog.put_scan(scan_id, **scan)
         catalog.start_run(kind, scan_id, run_id=run.run_id, out_uri=out_uri, recipe_hash=recipe_hash)
     try:
@@ -120,6 +122,26 @@ def recorded(
         run.end("failed", str(error) if isinstance(error, MarspipeError) else f"{type(error).__name__}: {error}")
         raise
     run.end(run.state)
+
+
+def _warn_of_another_scan(known: Scan, given: Mapping[str, str | None]) -> None:
+    """Warn if raw files and results of a scan lie elsewhere than those that the catalog has: ids must be unique."""
+    raw_uri = given.get("raw_uri")
+    moved = [key for key in ("frames_uri", "out_uri") if _differ(given.get(key), getattr(known, key))]
+    if moved and _differ(raw_uri, known.raw_uri):
+        warnings.warn(
+            f"the catalog knows scan {known.scan_id!r} from {known.raw_uri}, and takes {absolute(str(raw_uri))} for it "
+            "from now on: give every scan a scan_id of its own, or the night mixes them up",
+            CatalogWarning,
+            stacklevel=4,
+        )
+
+
+def _differ(one: str | None, other: str | None) -> bool:
+    """Return whether two URIs are known and name different places; a manifest is at the place of its folder."""
+    if one is None or other is None:
+        return False
+    return absolute(one).removesuffix("/scan.yaml") != absolute(other).removesuffix("/scan.yaml")
 
 
 def record_frames(catalog: Catalog, frames_uri: str) -> None:

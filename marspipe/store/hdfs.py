@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import io
 import os
+import posixpath
 import re
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -19,6 +20,7 @@ from typing import Any, BinaryIO
 # on offering for minutes. Later attempts therefore want one replica first, which is most likely on a living datanode,
 # and ask for the others when it is there.
 _WRITE_ATTEMPTS = 12
+_RENAME_ATTEMPTS = 4
 
 _clients: dict[tuple[int, str], Any] = {}
 _filesystems: dict[tuple[int, str], Any] = {}
@@ -67,7 +69,8 @@ def write(
 ) -> None:
     """Write a file under a temporary name and rename it; a failed attempt is repeated as a whole.
 
-    ``chunks`` gives the content from its beginning, as often as it is called.
+    The temporary name may be in another folder. ``chunks`` gives the content from its beginning, as often as it is
+    called.
 
     Raises
     ------
@@ -96,7 +99,7 @@ def write(
             for chunk in chunks():
                 file.write(chunk)
             file.close()
-            hdfs.rename(name, path, overwrite=overwrite)
+            _rename(hdfs, name, path, overwrite)
             if replicas is not None:
                 hdfs.set_replication(path, usual_replicas)
             return
@@ -113,6 +116,36 @@ def write(
                 raise
             if "RPCError" in str(error):
                 raise
+
+
+def _rename(hdfs: Any, name: str, path: str, overwrite: bool) -> None:
+    """Rename; the folder is made if it is missing, and again if whoever clears there has just removed it."""
+    for attempt in range(1, _RENAME_ATTEMPTS + 1):
+        try:
+            hdfs.rename(name, path, overwrite=overwrite)
+            return
+        except FileNotFoundError:
+            if attempt == _RENAME_ATTEMPTS:
+                raise
+            hdfs.get_file_info(name)  # or the file itself is gone
+            hdfs.mkdirs(posixpath.dirname(path), create_parent=True)
+
+
+def visible_bytes(root: str, path: str) -> int:
+    """Return what lies in a folder, B, without what is hidden right below it.
+
+    Raises
+    ------
+    OSError, RuntimeError
+        As hdfs-native raises them.
+    """
+    hdfs, hidden_bytes = client(root), 0
+    # First of all: what moves out of a hidden folder meanwhile is not counted, rather than twice.
+    for child in hdfs.list_status(path):
+        if posixpath.basename(child.path).startswith("."):
+            with suppress(FileNotFoundError):
+                hidden_bytes += int(hdfs.get_content_summary(child.path).length)
+    return max(0, int(hdfs.get_content_summary(path).length) - hidden_bytes)
 
 
 def status(root: str, path: str) -> Any:

@@ -1,10 +1,11 @@
-"""A folder for files that are not whole yet: of one process, and removed by the next one when that process has died."""
+"""Folders for files that are not whole yet: of one process, and removed by a later one when that process has died."""
 
 from __future__ import annotations
 
 import errno
 import fcntl
 import os
+import posixpath
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -12,7 +13,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from uuid import uuid4
 
+from marspipe.store import hdfs, storage
+
 _LOCK = "lock"
+_ABANDONED_AFTER_MS = 24 * 3600 * 1000
 
 
 class IncomingFolder:
@@ -51,6 +55,48 @@ class IncomingFolder:
         shutil.rmtree(self.path, ignore_errors=True)
         with suppress(OSError):
             os.close(self._held)
+
+
+class UploadFolder:
+    """The same on HDFS, which has no lock that ends with a process: what is a day old there is nobody's any more.
+
+    A folder that is removed although its process lives is made again by the next upload.
+
+    Parameters
+    ----------
+    base_uri : str
+        The common folder, on HDFS; it is made if it is missing.
+
+    Attributes
+    ----------
+    uri : str
+        The folder of this object alone.
+
+    Raises
+    ------
+    OSError
+        If nothing can be written there.
+    """
+
+    def __init__(self, base_uri: str) -> None:
+        name = uuid4().hex
+        self._base_uri, self.uri = base_uri, storage.join(base_uri, name)
+        storage.make_dirs(self.uri)
+        root, path = storage.split(base_uri)
+        with hdfs.named_errors(base_uri):
+            changed_ms = {posixpath.basename(s.path): s.modification_time for s in hdfs.client(root).list_status(path)}
+        # By the time of our own folder: the clock is the namenode's for all of them.
+        for other, last_ms in changed_ms.items():
+            if last_ms < changed_ms[name] - _ABANDONED_AFTER_MS:
+                with suppress(OSError):
+                    storage.remove_tree(storage.join(base_uri, other))
+
+    def close(self) -> None:
+        """Remove the folder with what is in it, and the common one after the last."""
+        root, path = storage.split(self._base_uri)
+        with suppress(OSError), hdfs.named_errors(self._base_uri):
+            storage.remove_tree(self.uri)
+            hdfs.client(root).delete(path)  # refused while there is anything in it
 
 
 def folder_of_user() -> Path:

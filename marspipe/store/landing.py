@@ -5,7 +5,7 @@ What is still arriving lies under :data:`INCOMING`, apart from what is there, an
 whole; readers leave names that begin with a point alone. The first instance of a UID stays: the same data set again
 changes nothing, another one under its UID is refused. A zone has a bound, so that a scanner cannot fill a disk.
 
-On HDFS an instance arrives in a folder of the local disk first.
+On HDFS an instance arrives in a folder of the local disk first, and goes from there through :data:`INCOMING`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from typing import BinaryIO
 
 from marspipe.errors import InputError, OutputExistsError, RunError
 from marspipe.store import hdfs, storage
-from marspipe.store.incoming import IncomingFolder, folder_of_user
+from marspipe.store.incoming import IncomingFolder, UploadFolder, folder_of_user
 
 INCOMING = ".incoming"
 DEFAULT_MIN_FREE_BYTES = 1 << 30
@@ -37,6 +37,9 @@ _FILE_META = struct.Struct("<128x4sHH2sHL")
 _META_LENGTH = (b"DICM", 0x0002, 0x0000, b"UL", 4)
 _RECOUNT_AFTER_S = 10.0
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# What does not become better by itself; a disk or namenode that is away does.
+_NO_ZONE = (errno.EACCES, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
+_making_folders = threading.Lock()
 
 
 class FullError(RunError):
@@ -55,6 +58,7 @@ def check_uid(value: str) -> str:
     InputError
         If it is not 1 to 64 digits and single points between them. The value is not repeated: it may hold anything.
     """
+    # The rule of marspipe.dicom.uid.is_uid, which this room must not know.
     if len(value) > _UID_LENGTH or not _UID.fullmatch(value):
         raise InputError(f"a UID is 1 to {_UID_LENGTH} digits with single points between them, which this is not")
     return value
@@ -77,6 +81,8 @@ class LandingZone:
     ------
     OutputExistsError
         If nothing can be written there.
+    RunError
+        If it cannot be reached now.
     """
 
     def __init__(
@@ -91,8 +97,10 @@ class LandingZone:
             storage.make_dirs(self.root_uri)
             self._incoming = IncomingFolder(Path(self.root_uri if self.is_local else folder_of_user(), INCOMING))
             self._placed_bytes, self._counted_s = self._count(), time.monotonic()
+            self._uploads = None if self.is_local else UploadFolder(storage.join(self.root_uri, INCOMING))
         except OSError as error:
-            raise OutputExistsError(f"{root_uri}: no landing zone can be made there: {error}") from error
+            kind = OutputExistsError if error.errno in _NO_ZONE else RunError
+            raise kind(f"{root_uri}: no landing zone can be made there: {error}") from error
 
     def __enter__(self) -> LandingZone:
         return self
@@ -102,7 +110,9 @@ class LandingZone:
 
     def close(self) -> None:
         """Remove what has not arrived whole."""
-        self._incoming.close()
+        self._incoming.close()  # first, so that no upload begins again
+        if self._uploads is not None:
+            self._uploads.close()
 
     def uri(self, study_uid: str, series_uid: str, sop_uid: str) -> str:
         """Return where an instance lies, or would; InputError if a UID is none."""
@@ -166,6 +176,13 @@ class LandingZone:
             if placed:
                 self._placed_bytes += size_bytes
 
+    def put_in_place(self, part: Path, target: str) -> None:
+        """Give a whole file its name, for good; FileExistsError if the name is taken."""
+        if self._uploads is None:
+            _move(part, Path(target), Path(self.root_uri))
+        else:
+            storage.upload(part, target, self._uploads.uri)
+
     def _taken(self, more_bytes: int) -> int:
         return self._placed_bytes + self._arriving_bytes + more_bytes
 
@@ -181,7 +198,7 @@ class LandingZone:
         root, path = storage.split(self.root_uri)
         if root:
             with hdfs.named_errors(self.root_uri):
-                return int(hdfs.client(root).get_content_summary(path).length)
+                return hdfs.visible_bytes(root, path)
         return sum(_sizes(path))
 
     @contextmanager
@@ -267,12 +284,11 @@ class Arrival:
             file.close()
             self._file = None
             try:
-                if self._zone.is_local:
-                    _move(self.path, Path(target), Path(self._zone.root_uri))
-                else:
-                    storage.upload(self.path, target)
+                self._zone.put_in_place(self.path, target)
             except FileExistsError:
                 if _same_data_set(str(self.path), target):
+                    if self._zone.is_local:  # whoever has put it there may not have synced it yet
+                        _sync_folder(Path(target).parent)
                     self.discard()
                     return False
                 raise OtherInstanceError(
@@ -319,11 +335,15 @@ def _move(part: Path, target: Path, root: Path) -> None:
 
 
 def _make_folders(folder: Path, root: Path) -> None:
-    if folder == root or folder.is_dir():
-        return
-    _make_folders(folder.parent, root)
-    folder.mkdir(exist_ok=True)
-    _sync_folder(folder.parent)
+    # One thread at a time: a folder that is found here is synced, and lasts.
+    with _making_folders:
+        for missing in reversed([f for f in (folder, *folder.parents) if root in f.parents and not f.is_dir()]):
+            missing.mkdir(exist_ok=True)
+            try:
+                _sync_folder(missing.parent)
+            except OSError:
+                missing.rmdir()  # the next thread would take it for synced
+                raise
 
 
 def _sync_folder(folder: Path) -> None:

@@ -177,8 +177,17 @@ def write_chunks(uri: str, chunks: Callable[[], Iterable[bytes | memoryview]], o
             _write_local(path, temporary, chunks, overwrite)
 
 
-def upload(local_path: str | os.PathLike[str], uri: str) -> None:
+def upload(local_path: str | os.PathLike[str], uri: str, by_folder: str | None = None) -> None:
     """Copy a file of the local disk to HDFS, as a whole or not at all; what is there is kept.
+
+    Parameters
+    ----------
+    local_path : path
+        The file.
+    uri : str
+        Where it goes.
+    by_folder : str, optional
+        Where it lies until it is whole, on the same HDFS; by default beside ``uri``, under a hidden name.
 
     Raises
     ------
@@ -191,6 +200,8 @@ def upload(local_path: str | os.PathLike[str], uri: str) -> None:
     if not root:
         raise InputError(f"{uri}: a file is sent to HDFS only")
     folder, name = posixpath.split(path)
+    if by_folder is not None:
+        folder = split(by_folder)[1]
 
     def chunks() -> Iterator[bytes]:
         with Path(local_path).open("rb") as file:

@@ -11,9 +11,8 @@ from matplotlib.image import imread
 
 from marspipe.cli import cli, run_command
 from tests.cli.inspecting import inspect, refusal
-from tests.dicom.foreign.slices import DATA, PHILIPS, PRIVATE, as_bytes, ct_dataset
-
-needs_cases = pytest.mark.skipif(not PHILIPS.exists(), reason="the shared cases are not beside this checkout")
+from tests.dicom.foreign.slices import DATA, PRIVATE, as_bytes, ct_dataset
+from tests.lacking import require_cases
 
 
 def lines(text: str, name: str) -> list[str]:
@@ -39,6 +38,11 @@ def folder(tmp_path: Path) -> Path:
     (folder / "readme.txt").write_text("not an image")
     (folder / "cut.dcm").write_bytes(as_bytes(ct_dataset(stored))[:700])
     return folder
+
+
+@pytest.fixture
+def philips() -> Path:
+    return require_cases("dicom_ct/philips_phantom_S21570_S2010")
 
 
 def test_a_folder_of_series(folder: Path) -> None:
@@ -118,9 +122,8 @@ def test_options_of_other_things_are_refused(folder: Path, tmp_path: Path, capsy
     assert "a.dcm: not a DICOM file" in inspect(tmp_path / "a.dcm")
 
 
-@needs_cases
-def test_a_phantom(tmp_path: Path) -> None:
-    text = inspect(PHILIPS, "--picture", tmp_path / "p.png")
+def test_a_phantom(philips: Path, tmp_path: Path) -> None:
+    text = inspect(philips, "--picture", tmp_path / "p.png")
     assert lines(text, "slices") == ["28 of 512 x 512 px, 5 mm apart, pixels of 0.451172 x 0.451172 mm, 5 mm thick"]
     assert lines(text, "planes")[0].startswith("axial; tilt 0 deg by their places, 0 deg as stated")
     assert lines(text, "problem") == []

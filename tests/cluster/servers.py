@@ -16,6 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import pydicom
 import pyspark
 
 from marspipe.pipeline.benchmarks.standalone import Worker
@@ -177,6 +178,30 @@ def put(folder: Path, uri: str) -> None:
     for path in sorted(folder.rglob("*")):
         if path.is_file():
             storage.write_bytes(storage.join(uri, *path.relative_to(folder).parts), path.read_bytes())
+
+
+def instances(uri: str) -> dict[str, pydicom.Dataset]:
+    """Return the DICOM files of a folder on HDFS and of those below it, by SOP Instance UID."""
+    found = {}
+    for name in storage.list_dir(uri):
+        inner = storage.join(uri, name)
+        if storage.is_dir(inner):
+            found |= instances(inner)
+        elif name.endswith(".dcm"):
+            with storage.open_input(inner) as file:
+                dataset = pydicom.dcmread(file)
+            assert str(dataset.SOPInstanceUID) not in found
+            found[str(dataset.SOPInstanceUID)] = dataset
+    return found
+
+
+def marspipe(hdfs: Hdfs, *arguments: str) -> str:
+    """Run a command of marspipe's to its good end, and return what it printed."""
+    command = [sys.executable, "-m", "marspipe", *arguments]
+    environment = {**clean_environment(), "HADOOP_CONF_DIR": str(hdfs.conf_dir)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 def spark_submit(

@@ -106,12 +106,12 @@ def make_volume() -> Callable[..., MemoryVolume]:
 
 @pytest.fixture
 def dicom_tool() -> Callable[[str], Path]:
-    """Find a validator; without it the test is skipped, or fails where MARSPIPE_REQUIRE_PACS=1 wants it."""
+    """Find a tool of dicom3tools or DCMTK; without it the test is skipped, or fails with MARSPIPE_REQUIRE_PACS=1."""
 
     def find(name: str) -> Path:
         path = shutil.which(name)
         if path is None:
-            lacking("PACS", f"{name} (dicom3tools) is not installed")
+            lacking("PACS", f"{name} (of dicom3tools or DCMTK) is not installed")
         return Path(path)
 
     return find
@@ -122,4 +122,5 @@ def simpleitk() -> Any:
     """Import SimpleITK; its wrapper classes warn about themselves on import."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
-        return pytest.importorskip("SimpleITK", reason="SimpleITK is not installed")
+        import SimpleITK
+    return SimpleITK

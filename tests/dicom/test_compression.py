@@ -1,25 +1,21 @@
 from __future__ import annotations
 
-import io
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pydicom
 import pytest
 from pydicom.encaps import encapsulate
 from pydicom.pixels.decoders.base import get_decoder
 from pydicom.pixels.encoders.base import Encoder
-from pydicom.uid import JPEG2000Lossless, JPEGLSLossless, RLELossless
 
 from marspipe.dicom.compression import compressed, transfer_syntax_uid
-from marspipe.dicom.ct import series_files, series_header
-from marspipe.dicom.enhanced import enhanced_files
+from marspipe.dicom.series import series_header
 from marspipe.errors import EnvironmentMissingError, InputError
 from marspipe.scan.grid import VolumeGrid
+from tests.dicom.written import SYNTAXES, read_all, write_all
 
-LOSSLESS = {"jpeg-ls": JPEGLSLossless, "jpeg-2000": JPEG2000Lossless, "rle": RLELossless}
-every_syntax = pytest.mark.parametrize("syntax", list(LOSSLESS))
+every_syntax = pytest.mark.parametrize("syntax", ["jpeg-ls", "jpeg-2000", "rle"])
 
 
 def extreme_volume(make_volume: Any, volume: Any) -> Any:
@@ -38,9 +34,8 @@ def test_the_same_pixels_come_back(volume: Any, make_volume: Any, syntax: Any) -
     packed = series_header(source, 0, field_of_view_mm=1.4, transfer_syntax=syntax)
     assert packed.series_uid == plain.series_uid  # the same images
     lowest, highest = 0, 0
-    for before, after in zip(series_files(source, plain), series_files(source, packed), strict=True):
-        first, second = (pydicom.dcmread(io.BytesIO(file.content)) for file in (before, after))
-        assert second.file_meta.TransferSyntaxUID == LOSSLESS[syntax]
+    for first, second in zip(read_all(source, plain), read_all(source, packed), strict=True):
+        assert second.file_meta.TransferSyntaxUID == SYNTAXES[syntax]
         assert second.LossyImageCompression == "00"
         assert second.SOPInstanceUID == first.SOPInstanceUID
         np.testing.assert_array_equal(second.pixel_array, first.pixel_array)
@@ -54,9 +49,8 @@ def test_simpleitk_reads_compressed_slices(
 ) -> None:
     source = extreme_volume(make_volume, volume)
     header = series_header(source, 0, transfer_syntax=syntax)
-    for file in series_files(source, header):
-        (tmp_path / Path(file.path).name).write_bytes(file.content)
-    names = simpleitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(tmp_path), header.series_uid)
+    write_all(source, header, tmp_path)
+    names = simpleitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(tmp_path / header.folder), header.series_uid)
     values = simpleitk.GetArrayFromImage(simpleitk.ReadImage(names))
     assert np.abs(values - source[0]).max() <= 0.5 * header.scale.slope * (1 + 1e-4)
 
@@ -67,9 +61,8 @@ def test_multi_frame_objects_are_compressed_frame_by_frame(volume: Any, make_vol
     options: dict[str, Any] = {"kind": "enhanced-ct", "water_attenuation_per_mm": 0.0206}
     plain = series_header(source, 0, **options)
     packed = series_header(source, 0, transfer_syntax=syntax, **options)
-    (before,), (after,) = enhanced_files(source, plain), enhanced_files(source, packed)
-    first, second = (pydicom.dcmread(io.BytesIO(file.content())) for file in (before, after))
-    assert second.file_meta.TransferSyntaxUID == LOSSLESS[syntax]
+    (first,), (second,) = read_all(source, plain), read_all(source, packed)
+    assert second.file_meta.TransferSyntaxUID == SYNTAXES[syntax]
     np.testing.assert_array_equal(second.pixel_array, first.pixel_array)
 
 
@@ -96,12 +89,38 @@ def test_the_smallest_images_are_compressed(syntax: str, shape: tuple[int, int])
     assert compressed(stored.copy(order="F"), syntax) == stream
 
 
-@pytest.mark.parametrize(("syntax", "least"), [("jpeg-ls", "64 pixels"), ("jpeg-2000", "32 pixels a side")])
-def test_smaller_images_are_refused(volume: Any, make_volume: Any, syntax: Any, least: str) -> None:
-    shape = (2, 5, 7)
-    tiny = make_volume([np.zeros(shape, np.float32)], volume.bins[:1], VolumeGrid(shape, (1.0, 1.0, 1.0)), {})
-    with pytest.raises(InputError, match=f"5 x 7 pixels are too small for {syntax} .at least {least}"):
+def small_volume(make_volume: Any, volume: Any, rows: int, columns: int) -> Any:
+    shape = (2, rows, columns)
+    grid = VolumeGrid(shape, (1.0, 1.0, 1.0))
+    return make_volume([np.zeros(shape, np.float32)], volume.bins[:1], grid, volume.metadata)
+
+
+@pytest.mark.parametrize(
+    ("syntax", "rows", "columns", "least"),
+    [
+        ("jpeg-ls", 7, 9, "64 pixels"),
+        ("jpeg-ls", 1, 63, "64 pixels"),
+        ("jpeg-2000", 31, 40, "32 pixels a side"),
+        ("jpeg-2000", 40, 31, "32 pixels a side"),
+    ],
+)
+def test_smaller_images_are_refused(
+    volume: Any, make_volume: Any, syntax: Any, rows: int, columns: int, least: str
+) -> None:
+    tiny = small_volume(make_volume, volume, rows, columns)
+    with pytest.raises(InputError, match=rf"{rows} x {columns} pixels are too small for {syntax} \(at least {least}\)"):
         series_header(tiny, 0, transfer_syntax=syntax)
+
+
+@pytest.mark.parametrize(
+    ("syntax", "rows", "columns"),
+    [("jpeg-ls", 8, 8), ("jpeg-ls", 1, 64), ("jpeg-2000", 32, 32), ("rle", 1, 1), ("uncompressed", 1, 1)],
+)
+def test_images_of_the_least_size_are_taken(
+    volume: Any, make_volume: Any, syntax: Any, rows: int, columns: int
+) -> None:
+    header = series_header(small_volume(make_volume, volume, rows, columns), 0, transfer_syntax=syntax)
+    assert (header.transfer_syntax, header.shape) == (syntax, (2, rows, columns))
 
 
 def test_a_missing_encoder_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,19 +16,15 @@ from marspipe.dicom.identity import SeriesIdentity
 from marspipe.errors import InputError, RunError
 from marspipe.scan.energy import EnergyBin
 from marspipe.scan.grid import VolumeGrid
+from tests.dicom.written import read_all, write_all
 
 WATER = 0.0206
-
-
-def read_all(volume: Any, bin: int, **options: Any) -> list[pydicom.FileDataset]:
-    header = series_header(volume, bin, **options)
-    return [pydicom.dcmread(io.BytesIO(f.content)) for f in series_files(volume, header)]
 
 
 def test_every_voxel_is_found_at_its_world_coordinate_with_its_value(volume: Any) -> None:
     grid = volume.grid
     for bin in (0, 1):
-        slices = read_all(volume, bin)
+        slices = read_all(volume, series_header(volume, bin))
         assert len(slices) == grid.shape[0]
         # In an order that has nothing to do with the volume's: positions alone must place the slices.
         for dataset in sorted(slices, key=lambda d: d.SOPInstanceUID):
@@ -53,7 +49,7 @@ def test_every_voxel_is_found_at_its_world_coordinate_with_its_value(volume: Any
 
 
 def test_slices_follow_the_normal_of_the_image_plane(volume: Any) -> None:
-    slices = read_all(volume, 0)
+    slices = read_all(volume, series_header(volume, 0))
     orientation = np.array(slices[0].ImageOrientationPatient, dtype=float)
     normal = np.cross(orientation[:3], orientation[3:])
     heights = [normal @ np.array(d.ImagePositionPatient, dtype=float) for d in slices]
@@ -63,10 +59,7 @@ def test_slices_follow_the_normal_of_the_image_plane(volume: Any) -> None:
 
 def test_simpleitk_reads_the_volume_in_place(volume: Any, tmp_path: Path, simpleitk: Any) -> None:
     header = series_header(volume, 0)
-    for file in series_files(volume, header):
-        path = tmp_path / file.path
-        path.parent.mkdir(exist_ok=True)
-        path.write_bytes(file.content)
+    write_all(volume, header, tmp_path)
     names = simpleitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(tmp_path / "bin-00"), header.series_uid)
     assert len(names) == 7
     image = simpleitk.ReadImage(names)
@@ -83,7 +76,7 @@ def test_simpleitk_reads_the_volume_in_place(volume: Any, tmp_path: Path, simple
 
 
 def test_attenuation_is_not_called_hounsfield_units(volume: Any) -> None:
-    dataset = read_all(volume, 0)[0]
+    dataset = read_all(volume, series_header(volume, 0))[0]
     assert dataset.RescaleType == "US"
     assert list(dataset.ImageType) == ["DERIVED", "PRIMARY", "AXIAL"]
     assert dataset.SeriesDescription == "20-33 keV, attenuation 1/mm"
@@ -98,7 +91,7 @@ def test_attenuation_is_not_called_hounsfield_units(volume: Any) -> None:
 
 
 def test_hounsfield_units_with_water(volume: Any) -> None:
-    slices = read_all(volume, 0, water_attenuation_per_mm=WATER)
+    slices = read_all(volume, series_header(volume, 0, water_attenuation_per_mm=WATER))
     values = np.stack([d.pixel_array for d in slices])
     hounsfield = 1000 * (volume[0].astype(float) - WATER) / WATER
     assert np.abs(values - hounsfield).max() <= 0.5
@@ -174,7 +167,7 @@ def test_the_file_is_explicit_little_endian_with_its_meta_information(volume: An
 
 
 def test_scanner_and_scan_are_described(volume: Any) -> None:
-    dataset = read_all(volume, 1)[0]
+    dataset = read_all(volume, series_header(volume, 1))[0]
     assert (dataset.KVP, dataset.ConvolutionKernel, dataset.FilterType) == (120, "hann 0.8", "Al 3.8mm")
     assert (dataset.DistanceSourceToDetector, dataset.DistanceSourceToPatient) == (250, 200)
     assert (dataset.StudyDate, dataset.StudyTime, dataset.TimezoneOffsetFromUTC) == (
@@ -201,7 +194,7 @@ def test_a_given_identity_is_written(volume: Any) -> None:
         body_part_examined="KNEE",
         laterality="L",
     )
-    dataset = read_all(volume, 0, identity=identity)[0]
+    dataset = read_all(volume, series_header(volume, 0, identity=identity))[0]
     assert str(dataset.PatientName) == "Müller^Änne"
     assert (dataset.PatientID, dataset.PatientBirthDate, dataset.PatientSex) == ("007", "19800102", "F")
     assert (dataset.StudyDate, dataset.StudyTime, dataset.AcquisitionDate) == ("20200203", "", "20240506")
@@ -211,7 +204,7 @@ def test_a_given_identity_is_written(volume: Any) -> None:
 
 def test_a_description_becomes_one_line(volume: Any) -> None:
     volume.metadata["description"] = "a stone\n  from C:\\data " + 60 * "x"
-    assert read_all(volume, 0)[0].StudyDescription == "a stone from C:/data " + 43 * "x"
+    assert read_all(volume, series_header(volume, 0))[0].StudyDescription == "a stone from C:/data " + 43 * "x"
 
 
 def test_file_names_sort_by_slice(volume: Any, make_volume: Any) -> None:
@@ -232,7 +225,7 @@ def test_constant_and_one_voxel_volumes_are_written(volume: Any, make_volume: An
     plain = make_volume(
         [np.zeros(shape, np.float32)], [EnergyBin(0.0)], VolumeGrid(shape, (0.1, 0.1, 0.1)), volume.metadata
     )
-    dataset = read_all(plain, 0)[0]
+    dataset = read_all(plain, series_header(plain, 0))[0]
     assert not dataset.pixel_array.any()
     assert (float(dataset.RescaleSlope), float(dataset.RescaleIntercept)) == (1.0, 0.0)
     assert float(dataset.WindowWidth) > 0

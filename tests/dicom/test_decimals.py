@@ -4,7 +4,7 @@ import math
 from decimal import ROUND_CEILING
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from marspipe.dicom.decimals import decimal_string
@@ -13,6 +13,7 @@ from marspipe.errors import InputError
 numbers = st.floats(min_value=-1e12, max_value=1e12, allow_nan=False).filter(lambda v: v == 0 or abs(v) > 1e-90)
 
 
+@settings(deadline=None)
 @given(numbers)
 def test_a_decimal_string_fits_and_is_close(value: float) -> None:
     text = decimal_string(value)
@@ -22,6 +23,7 @@ def test_a_decimal_string_fits_and_is_close(value: float) -> None:
     assert text == decimal_string(float(text))
 
 
+@settings(deadline=None)
 @given(numbers)
 def test_rounding_up_never_falls_below(value: float) -> None:
     assert float(decimal_string(value, rounding=ROUND_CEILING)) >= value

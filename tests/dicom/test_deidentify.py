@@ -1,18 +1,15 @@
 from __future__ import annotations
 
-import io
 from datetime import datetime, timedelta
 from typing import Any
 
-import pydicom
 import pytest
 
-from marspipe.dicom.ct import series_files
 from marspipe.dicom.deidentify import Pseudonyms, deidentified
-from marspipe.dicom.enhanced import enhanced_files
 from marspipe.dicom.identity import SeriesIdentity
 from marspipe.dicom.series import SeriesHeader, series_header
 from marspipe.errors import InputError
+from tests.dicom.written import contents, read_all
 
 KEY = bytes(range(32))
 JANE = SeriesIdentity(
@@ -30,12 +27,8 @@ def clean(volume: Any, bin: int = 0, identity: SeriesIdentity = JANE, key: bytes
     return deidentified(series_header(volume, bin, identity, **options), key)
 
 
-def first(volume: Any, header: SeriesHeader) -> pydicom.FileDataset:
-    return pydicom.dcmread(io.BytesIO(next(series_files(volume, header)).content))
-
-
 def test_the_profile_is_declared(volume: Any) -> None:
-    dataset = first(volume, clean(volume))
+    dataset = read_all(volume, clean(volume))[0]
     assert dataset.PatientIdentityRemoved == "YES"
     assert dataset.LongitudinalTemporalInformationModified == "MODIFIED"
     assert [c.CodeValue for c in dataset.DeidentificationMethodCodeSequence] == ["113100", "113105", "113107"]
@@ -50,11 +43,10 @@ def test_the_profile_is_declared(volume: Any) -> None:
 
 def test_pixels_and_places_stay(volume: Any) -> None:
     plain, hidden = series_header(volume, 0, JANE), clean(volume)
-    for before, after in zip(series_files(volume, plain), series_files(volume, hidden), strict=True):
-        first_, second = (pydicom.dcmread(io.BytesIO(file.content)) for file in (before, after))
-        assert second.PixelData == first_.PixelData
-        assert second.ImagePositionPatient == first_.ImagePositionPatient
-        assert after.path == before.path
+    for before, after in zip(read_all(volume, plain), read_all(volume, hidden), strict=True):
+        assert after.PixelData == before.PixelData
+        assert after.ImagePositionPatient == before.ImagePositionPatient
+    assert [path for path, _ in contents(volume, hidden)] == [path for path, _ in contents(volume, plain)]
 
 
 def test_a_study_fits_together_and_stays_so(volume: Any, maps: Any) -> None:
@@ -65,11 +57,8 @@ def test_a_study_fits_together_and_stays_so(volume: Any, maps: Any) -> None:
     assert len({header.frame_of_reference_uid for header in (*hidden, of_map)}) == 1
     assert of_map.source_series == tuple(header.series_uid for header in hidden)
     assert clean(volume).series_uid == hidden[0].series_uid
-    assert [f.content for f in series_files(volume, clean(volume))] == [
-        f.content for f in series_files(volume, hidden[0])
-    ]
-    (file,) = enhanced_files(maps, clean(maps, 0, kind="enhanced-ct", sources=sources))
-    dataset = pydicom.dcmread(io.BytesIO(file.content()))
+    assert list(contents(volume, clean(volume))) == list(contents(volume, hidden[0]))
+    (dataset,) = read_all(maps, clean(maps, 0, kind="enhanced-ct", sources=sources))
     evidence = dataset.SourceImageEvidenceSequence[0]
     assert evidence.StudyInstanceUID == hidden[0].study_uid
     assert evidence.ReferencedSeriesSequence[1].ReferencedSOPSequence[6].ReferencedSOPInstanceUID == hidden[
@@ -88,14 +77,15 @@ def test_without_the_key_nothing_can_be_guessed(volume: Any) -> None:
 def test_the_scan_id_is_hidden_where_it_is_all_that_is_known(volume: Any) -> None:
     volume.metadata["scan_id"] = "doe-jane-left-jaw"
     hidden = clean(volume, identity=SeriesIdentity())
-    text = next(series_files(volume, hidden)).content.decode("latin-1") + next(series_files(volume, hidden)).path
+    path, content = next(contents(volume, hidden))
+    text = content.decode("latin-1") + path
     assert "doe" not in text.lower()
     assert "kidney" not in text  # the description
     assert "doe" not in repr(hidden)
 
 
 def test_dates_move_together_and_keep_their_distances(volume: Any, maps: Any) -> None:
-    dataset = first(volume, clean(volume))
+    dataset = read_all(volume, clean(volume))[0]
     format_ = "%Y%m%d%H%M%S"
     study = datetime.strptime(dataset.StudyDate + dataset.StudyTime, format_)
     acquired = datetime.strptime(dataset.AcquisitionDate + dataset.AcquisitionTime[:6], format_)
@@ -104,14 +94,14 @@ def test_dates_move_together_and_keep_their_distances(volume: Any, maps: Any) ->
     assert acquired - study == datetime(2024, 5, 6, 7, 8, 7) - datetime(2024, 5, 6, 9, 10, 11)
     assert dataset.AcquisitionTime.endswith(".125000")
     assert "TimezoneOffsetFromUTC" not in dataset
-    source = first(maps, clean(maps, 0)).MultienergyCTAcquisitionSequence[0].MultienergyCTXRaySourceSequence[0]
+    source = read_all(maps, clean(maps, 0))[0].MultienergyCTAcquisitionSequence[0].MultienergyCTXRaySourceSequence[0]
     assert source.SourceStartDateTime == dataset.AcquisitionDate + dataset.AcquisitionTime
     volume.metadata["acquired_at"] = "2025-05-06T09:08:07.125+02:00"
-    later = first(volume, clean(volume))
+    later = read_all(volume, clean(volume))[0]
     assert datetime.strptime(later.AcquisitionDate, "%Y%m%d") - datetime.strptime(
         dataset.AcquisitionDate, "%Y%m%d"
     ) == timedelta(days=365)
-    another = first(volume, clean(volume, identity=JANE.model_copy(update={"patient_id": "P-4712"})))
+    another = read_all(volume, clean(volume, identity=JANE.model_copy(update={"patient_id": "P-4712"})))[0]
     assert another.StudyDate != later.StudyDate
 
 

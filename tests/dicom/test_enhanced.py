@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import io
 import pickle
 import tracemalloc
 from pathlib import Path
@@ -8,7 +7,6 @@ from typing import Any
 
 import highdicom
 import numpy as np
-import pydicom
 import pytest
 
 from marspipe.dicom.ct import series_files
@@ -19,6 +17,7 @@ from marspipe.dicom.series import series_header
 from marspipe.errors import InputError
 from marspipe.scan.energy import EnergyBin
 from marspipe.scan.grid import VolumeGrid
+from tests.dicom.written import read_all, write_all
 
 # Of the volume of 7 slices of 240 bytes: three instances.
 THREE_PARTS_BYTES = 65536 + 3 * (240 + 512)
@@ -27,10 +26,6 @@ WATER_PER_MM = 0.0206
 
 def enhanced(volume: Any, bin: int = 0, water_attenuation_per_mm: float = WATER_PER_MM, **options: Any) -> Any:
     return series_header(volume, bin, kind="enhanced-ct", water_attenuation_per_mm=water_attenuation_per_mm, **options)
-
-
-def read_all(volume: Any, header: Any, **options: Any) -> list[pydicom.FileDataset]:
-    return [pydicom.dcmread(io.BytesIO(file.content())) for file in enhanced_files(volume, header, **options)]
 
 
 def test_every_frame_lies_in_place_with_its_values(volume: Any) -> None:
@@ -45,6 +40,7 @@ def test_every_frame_lies_in_place_with_its_values(volume: Any) -> None:
     values = dataset.pixel_array * float(transformation.RescaleSlope) + float(transformation.RescaleIntercept)
     assert np.abs(values - header.scale.output(volume[1])).max() <= 0.5 * header.scale.slope * (1 + 1e-9)
     assert transformation.RescaleType == "HU"
+    assert len(dataset.PerFrameFunctionalGroupsSequence) == 7
     for z, frame in enumerate(dataset.PerFrameFunctionalGroupsSequence):
         position = [float(v) for v in frame.PlanePositionSequence[0].ImagePositionPatient]
         np.testing.assert_allclose(position, [volume.grid.axis_mm(a)[i] for a, i in zip("xyz", (0, 0, z), strict=True)])
@@ -52,9 +48,7 @@ def test_every_frame_lies_in_place_with_its_values(volume: Any) -> None:
 
 
 def test_highdicom_builds_the_same_volume(volume: Any, tmp_path: Path) -> None:
-    (file,) = enhanced_files(volume, enhanced(volume))
-    path = tmp_path / "frames.dcm"
-    path.write_bytes(file.content())
+    (path,) = write_all(volume, enhanced(volume), tmp_path)
     built = highdicom.imread(path).get_volume()
     # highdicom orders frames so that the axes are right-handed, whatever the order in the file.
     center = built.map_indices_to_reference(np.array([[0, 0, 0], np.array(built.spatial_shape) - 1])).mean(axis=0)
@@ -68,9 +62,7 @@ def test_highdicom_builds_the_same_volume(volume: Any, tmp_path: Path) -> None:
 
 def test_simpleitk_reads_the_frames_in_place(volume: Any, tmp_path: Path, simpleitk: Any) -> None:
     header = enhanced(volume)
-    (file,) = enhanced_files(volume, header)
-    path = tmp_path / "frames.dcm"
-    path.write_bytes(file.content())
+    (path,) = write_all(volume, header, tmp_path)
     image = simpleitk.ReadImage(str(path))
     np.testing.assert_allclose(image.GetSpacing(), volume.grid.voxel_mm[::-1], rtol=1e-9)
     np.testing.assert_allclose(image.GetOrigin(), [volume.grid.axis_mm(a)[0] for a in "xyz"], rtol=1e-9)

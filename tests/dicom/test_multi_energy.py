@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import io
 from typing import Any
 
 import numpy as np
@@ -9,15 +8,16 @@ import pytest
 from pydicom.sr.codedict import codes
 
 from marspipe.dicom.codes import MATERIALS, body_region_code, material_code
-from marspipe.dicom.ct import series_files, series_header
 from marspipe.dicom.exposure import unrecorded
+from marspipe.dicom.series import series_header
 from marspipe.dicom.spectral_map import SpectralMap, spectral_map
 from marspipe.errors import InputError
 from marspipe.scan.spectra import linear_attenuation
+from tests.dicom.written import read_all
 
 
 def first_slice(volume: Any, bin: int, **options: Any) -> pydicom.FileDataset:
-    return pydicom.dcmread(io.BytesIO(next(series_files(volume, series_header(volume, bin, **options))).content))
+    return read_all(volume, series_header(volume, bin, **options))[0]
 
 
 def test_a_monoenergetic_image_is_in_hounsfield_units_of_its_energy(maps: Any) -> None:
@@ -87,8 +87,7 @@ def test_source_detector_and_paths_are_those_of_the_scan(maps: Any) -> None:
 def test_a_map_refers_to_the_slices_it_was_made_from(volume: Any, maps: Any) -> None:
     sources = [series_header(volume, bin) for bin in range(2)]
     header = series_header(maps, 1, sources=sources)
-    for z, file in enumerate(series_files(maps, header)):
-        dataset = pydicom.dcmread(io.BytesIO(file.content))
+    for z, dataset in enumerate(read_all(maps, header)):
         referenced = [item.ReferencedSOPInstanceUID for item in dataset.SourceImageSequence]
         assert referenced == [source.instance_uid(z) for source in sources]
         assert dataset.FrameOfReferenceUID == sources[0].frame_of_reference_uid

@@ -7,7 +7,6 @@ import logging
 import pickle
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from typing import Any
 
 import pydicom
@@ -18,9 +17,9 @@ from marspipe.dicom.deidentify import deidentified
 from marspipe.dicom.enhanced import enhanced_files
 from marspipe.dicom.identity import SeriesIdentity, load_identity
 from marspipe.dicom.identity_dicom import identity_from_dicom
-from marspipe.dicom.parametric_map import parametric_map_files
 from marspipe.dicom.series import SeriesHeader, series_header
 from marspipe.errors import MarspipeError
+from tests.dicom.written import WRITERS, contents
 
 LOUD = {
     "patient_name": "Zebrafink^Walburga",
@@ -40,17 +39,12 @@ LOUD = {
     "manufacturer_model_name": "Tapir 3",
 }
 PRIVATE = sorted(
-    {part for value in LOUD.values() for part in (value, *value.split("^"))} | {"2019-12-03", "1933-11-22"}
+    {part for value in LOUD.values() for part in (value, *value.split("^"))} | {"2019-12-03", "1933-11-22", "44556677"}
 )
 # The scan's name and description can be private too; only a de-identified export hides them.
 SCAN = {"scan_id": "walburga-left-jaw", "description": "Dugong specimen", "acquired_at": "2019-12-03T17:44:55"}
 HIDDEN = [*PRIVATE, *SCAN.values(), "174455", "walburga", "Dugong"]
 KEY = b"0123456789abcdef"
-WRITERS: dict[str, Callable[..., Iterator[Any]]] = {
-    "ct-image": series_files,
-    "enhanced-ct": enhanced_files,
-    "parametric-map": parametric_map_files,
-}
 
 
 def told(private: list[str], text: str) -> list[str]:
@@ -73,12 +67,9 @@ def test_an_export_tells_it_in_the_objects_only(
     with caplog.at_level(logging.DEBUG), warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
         for source, header in every_header(volume, maps):
-            content = b""
-            for file in WRITERS[header.kind](source, header):
-                content += file.content if isinstance(file.content, bytes) else file.content()
-                said.append(file.path)
-            assert b"Zebrafink^Walburga" in content
-            said += [repr(header), str(header), header.folder]
+            paths, written = zip(*contents(source, header), strict=True)
+            assert all(b"Zebrafink^Walburga" in content for content in written)
+            said += [*paths, repr(header), str(header), header.folder]
         said += [repr(SeriesIdentity(**LOUD)), str(SeriesIdentity(**LOUD))]
     printed = capfd.readouterr()
     said += [caplog.text, printed.out, printed.err, *(str(w.message) for w in warned)]
@@ -93,9 +84,8 @@ def test_a_deidentified_export_tells_it_nowhere(volume: Any, maps: Any) -> None:
     for source, header in every_header(volume, maps):
         hidden = deidentified(header, KEY)
         uids = [header.study_uid, header.series_uid, header.frame_of_reference_uid, header.acquisition_uid]
-        for file in WRITERS[hidden.kind](source, hidden):
-            content = file.content if isinstance(file.content, bytes) else file.content()
-            text = f"{file.path} {content.decode('latin-1')} {pydicom.dcmread(io.BytesIO(content))}"
+        for path, content in contents(source, hidden):
+            text = f"{path} {content.decode('latin-1')} {pydicom.dcmread(io.BytesIO(content))}"
             assert told([*HIDDEN, *uids], text) == []
         assert told([*HIDDEN, *uids], repr(hidden) + pickle.dumps(hidden).decode("latin-1")) == []
 
@@ -105,12 +95,11 @@ def test_errors_do_not_tell_it(volume: Any, caplog: pytest.LogCaptureFixture) ->
     errors: list[BaseException] = []
 
     def attempt(work: Callable[[], Any]) -> None:
-        try:
+        with pytest.raises(MarspipeError) as raised:
             work()
-        except Exception as error:
-            errors.append(error)
-            with suppress(AttributeError):
-                errors.append(error.__cause__ or error)
+        errors.append(raised.value)
+        if raised.value.__cause__ is not None:
+            errors.append(raised.value.__cause__)
 
     with caplog.at_level(logging.DEBUG):
         attempt(lambda: list(series_files(volume, header, [99])))
@@ -124,7 +113,8 @@ def test_errors_do_not_tell_it(volume: Any, caplog: pytest.LogCaptureFixture) ->
             attempt(lambda key=key, value=value: load_identity(f"{key}: [{value}]", "patient.yaml"))
         attempt(lambda: load_identity("patient_birth_date: 22.11.1933", "patient.yaml"))
         content = next(series_files(volume, series_header(volume, 0, SeriesIdentity(**LOUD)))).content
-        attempt(lambda: identity_from_dicom(content.replace(b"1.2.3.44556677", b"1.2.0044556677"), "raw.dcm"))
-    assert len(errors) > 2 * len(LOUD)
-    assert all(isinstance(error, MarspipeError) for error in errors[::2])
+        broken = content.replace(b"1.2.3.44556677", b"1.2.0044556677")
+        assert broken != content
+        attempt(lambda: identity_from_dicom(broken, "raw.dcm"))
+    assert len(errors) > 3 * len(LOUD)
     assert told(PRIVATE, "\n".join([caplog.text, *(str(e) + repr(e) for e in errors)])) == []

@@ -8,11 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from marspipe.dicom.ct import series_files
-from marspipe.dicom.enhanced import enhanced_files
-from marspipe.dicom.series import series_header
+from marspipe.dicom.series import SeriesHeader, series_header
 from marspipe.scan.energy import EnergyBin
 from marspipe.scan.grid import VolumeGrid
+from tests.dicom.written import write_all
 
 WATER_PER_MM = 0.02
 # Patient (x, y, z) is the world: +x left, +y posterior, +z head. Each ball has its own attenuation, 1/mm.
@@ -37,14 +36,10 @@ def phantom(volume: Any, make_volume: Any) -> Any:
     return make_volume([pixels.astype(np.float32)], [EnergyBin(20.0)], grid, volume.metadata)
 
 
-def write(files: Any, folder: Path) -> None:
-    for file in files:
-        content = file.content if isinstance(file.content, bytes) else file.content()
-        (folder / Path(file.path).name).write_bytes(content)
-
-
-def read(folder: Path, series_uid: str, simpleitk: Any) -> Any:
-    names = simpleitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), series_uid)
+def written(volume: Any, header: SeriesHeader, folder: Path, simpleitk: Any) -> Any:
+    """Write a series, and read it."""
+    write_all(volume, header, folder)
+    names = simpleitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder / header.folder), header.series_uid)
     return simpleitk.ReadImage(names[0] if len(names) == 1 else names)
 
 
@@ -69,8 +64,7 @@ def check(image: Any, phantom: Any, scale: Any, simpleitk: Any) -> None:
 @pytest.mark.parametrize("syntax", ["uncompressed", "jpeg-ls", "jpeg-2000", "rle"])
 def test_slices(phantom: Any, tmp_path: Path, simpleitk: Any, syntax: Any, water: float | None) -> None:
     header = series_header(phantom, 0, transfer_syntax=syntax, water_attenuation_per_mm=water)
-    write(series_files(phantom, header), tmp_path)
-    check(read(tmp_path, header.series_uid, simpleitk), phantom, header.scale, simpleitk)
+    check(written(phantom, header, tmp_path, simpleitk), phantom, header.scale, simpleitk)
 
 
 @pytest.mark.parametrize("syntax", ["uncompressed", "jpeg-ls", "jpeg-2000", "rle"])
@@ -78,14 +72,12 @@ def test_frames(phantom: Any, tmp_path: Path, simpleitk: Any, syntax: Any) -> No
     header = series_header(
         phantom, 0, transfer_syntax=syntax, kind="enhanced-ct", water_attenuation_per_mm=WATER_PER_MM
     )
-    write(enhanced_files(phantom, header), tmp_path)
-    check(read(tmp_path, header.series_uid, simpleitk), phantom, header.scale, simpleitk)
+    check(written(phantom, header, tmp_path, simpleitk), phantom, header.scale, simpleitk)
 
 
 def test_padding_is_outside_of_what_readers_take_as_data(phantom: Any, tmp_path: Path, simpleitk: Any) -> None:
     header = series_header(phantom, 0, field_of_view_mm=3.5)
-    write(series_files(phantom, header), tmp_path)
-    values = simpleitk.GetArrayFromImage(read(tmp_path, header.series_uid, simpleitk))
+    values = simpleitk.GetArrayFromImage(written(phantom, header, tmp_path, simpleitk))
     outside = header.outside()
     assert outside is not None and 0 < outside.sum() < outside.size
     assert np.abs(values - phantom[0])[:, ~outside].max() <= 0.5 * header.scale.slope * (1 + 1e-3) + 1e-8

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from marspipe.dicom.scale import STORED_MAX, hounsfield_scale, linear_scale
@@ -11,6 +11,7 @@ from marspipe.errors import InputError
 attenuations = st.floats(min_value=-5.0, max_value=50.0, width=32)
 
 
+@settings(deadline=None)
 @given(st.lists(attenuations, min_size=2, max_size=30))
 def test_attenuations_come_back_within_half_a_step(values: list[float]) -> None:
     pixels = np.array(values, dtype=np.float32)

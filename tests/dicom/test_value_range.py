@@ -2,11 +2,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from marspipe.dicom.scale import linear_scale
-from marspipe.dicom.value_range import MARGIN, STRETCH, TAIL, ValueHistogram, robust_range
+from marspipe.dicom.value_range import MARGIN, TAIL, ValueHistogram, robust_range
 from marspipe.errors import InputError
 
 WATER_PER_MM, NOISE_PER_MM = 0.02, 1e-3
@@ -54,11 +54,14 @@ def test_few_streaks_do_not_decide_the_range() -> None:
 def test_the_full_range_costs_at_most_two_bits() -> None:
     pixels = noisy_water([])
     spread = float(np.ptp(np.quantile(pixels, [TAIL, 1 - TAIL])))
-    for factor, kept in ((0.9 * STRETCH, True), (1.2 * STRETCH, False)):
+    for factor, kept in ((3.6, True), (4.8, False), (48.0, False)):
         more = np.append(pixels, np.float32(pixels.min() + factor * spread))
-        assert (robust_range(histogram_of(more))[1] == float(more.max())) is kept
+        low, high = robust_range(histogram_of(more))
+        assert (high == float(more.max())) is kept
+        assert high - low <= 4.0 * spread * 1.01
 
 
+@settings(deadline=None)
 @given(st.integers(1, 9))
 def test_parts_add_up_to_the_same_histogram_in_any_order(parts: int) -> None:
     pixels = np.random.default_rng(parts).normal(size=500).astype(np.float32)

@@ -4,7 +4,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
+import pydicom
 import pytest
+from pydicom.uid import RLELossless
 
 from marspipe.dicom.ct import series_files, series_header
 from marspipe.pipeline.pacs.patience import Patience
@@ -39,6 +41,18 @@ def write_series(folder: Path, slices: int = SLICES, scan_id: str = "stone-7") -
 def dicom_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Four energy bins as DICOM series."""
     return write_series(tmp_path_factory.mktemp("published") / "dicom")
+
+
+@pytest.fixture
+def rle_folder(dicom_folder: Path, tmp_path: Path) -> Path:
+    """The last energy bin, compressed as RLE Lossless."""
+    folder = tmp_path / "rle"
+    folder.mkdir()
+    for path in (dicom_folder / "bin-03").iterdir():
+        dataset = pydicom.dcmread(path)
+        dataset.compress(RLELossless, generate_instance_uid=False)
+        dataset.save_as(folder / path.name)
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -25,8 +25,8 @@ from pynetdicom.dsutils import encode
 
 from marspipe.dicom.pacs.checkpoint import Checkpoint
 from marspipe.dicom.pacs.quiet import silence
-from marspipe.store.landing import INCOMING
 from tests.pacs.servers import tool, wait_until
+from tests.store.landing_content import content, parts
 
 PROJECT = Path(__file__).resolve().parents[2]
 OUR_AE, SENDER_AE = "MARSPIPE", "SCANNER"
@@ -96,16 +96,19 @@ class ReceiverProcess:
         return [event for event in self.log if event["event"] == name]
 
     def instances(self) -> dict[str, bytes]:
-        """Files of the zone by name, those that readers see."""
-        paths = (path for path in self.zone.rglob("*") if path.is_file() and INCOMING not in path.parts)
-        return {str(path.relative_to(self.zone)): path.read_bytes() for path in paths}
+        return content(self.zone)
 
     def parts(self) -> list[Path]:
-        return list((self.zone / INCOMING).rglob("*.part"))
+        return parts(self.zone)
 
     def memory_bytes(self, name: str = "VmRSS") -> int:
         status = Path(f"/proc/{self.process.pid}/status").read_text()
         return 1024 * int(re.search(rf"{name}:\s+(\d+) kB", status)[1])  # type: ignore[index]
+
+    def peak_begins(self) -> int:
+        """Let VmHWM, the peak of its memory, count from now; return what it is now, B."""
+        Path(f"/proc/{self.process.pid}/clear_refs").write_text("5")
+        return self.memory_bytes("VmHWM")
 
     def threads(self) -> int:
         return len(list(Path(f"/proc/{self.process.pid}/task").iterdir()))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import random
 import shutil
 import signal
 import socket
@@ -11,30 +13,33 @@ import subprocess
 import time
 from base64 import b64encode
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError, URLError
 from urllib.request import ProxyHandler, Request, build_opener
 
+import pydicom
+
 from tests.lacking import lacking
 
 ORTHANC_AE, STORESCP_AE, OUR_AE = "ORTHANC", "STORESCP", "MARSPIPE"
 DICOMWEB_PLUGIN = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
 _PATIENCE_S = 30.0
+_FIRST_PORT, _PORTS = 12000, 1000
 
 
 def free_ports(count: int) -> list[int]:
-    """Return TCP ports that nobody listens on."""
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
-    finally:
-        for one in sockets:
-            one.close()
+    """Return TCP ports that nobody has, nor is given by the kernel for a connection before they are used."""
+    given = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    found: set[int] = set()
+    while len(found) < count:
+        port = random.randrange(_FIRST_PORT, max(given, _FIRST_PORT + _PORTS))
+        with socket.socket() as one, suppress(OSError):
+            one.bind(("", port))
+            found.add(port)
+    return list(found)
 
 
 def wait_until(condition: Callable[[], bool], what: str) -> None:
@@ -65,27 +70,34 @@ def listens(port: int) -> bool:
 
 @dataclass(frozen=True)
 class Certificate:
-    """A self-signed certificate of 127.0.0.1 and its key, PEM; ``both`` holds the two."""
+    """A certificate of 127.0.0.1 and its key, PEM; ``both`` holds the two."""
 
     certificate: Path
     key: Path
     both: Path
 
 
-def make_certificate(folder: Path, name: str) -> Certificate:
-    """Make a certificate that is its own CA, by openssl."""
+def make_certificate(folder: Path, name: str, ca: Certificate | None = None) -> Certificate:
+    """Make a certificate that a CA has signed, or that is its own CA."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = Certificate(*(folder / f"{name}-{part}.pem" for part in ("certificate", "key", "both")))
-    done = run(
-        [
-            *(tool("openssl"), "req", "-x509", "-newkey", "rsa:2048", "-nodes"),
-            *("-subj", f"/CN={name}", "-addext", "subjectAltName=IP:127.0.0.1", "-days", "2"),
-            *("-keyout", paths.key, "-out", paths.certificate),
-        ]
-    )
-    assert done.returncode == 0, done.stderr
+    request = ["req", "-newkey", "rsa:2048", "-nodes", "-subj", f"/CN={name}", "-keyout", paths.key]
+    address, signed = "subjectAltName=IP:127.0.0.1", ["-days", "2", "-out", paths.certificate]
+    if ca is None:
+        _openssl(*request, "-x509", "-addext", address, *signed)
+    else:
+        asked, extensions = folder / f"{name}-request.pem", folder / f"{name}-extensions"
+        extensions.write_text(address)
+        _openssl(*request, "-out", asked)
+        by = ["-CA", ca.certificate, "-CAkey", ca.key, "-CAcreateserial"]
+        _openssl("x509", "-req", "-in", asked, *by, "-extfile", extensions, *signed)
     paths.both.write_bytes(paths.certificate.read_bytes() + paths.key.read_bytes())
     return paths
+
+
+def _openssl(*arguments: str | Path) -> None:
+    done = run([tool("openssl"), *arguments])
+    assert done.returncode == 0, done.stderr
 
 
 @dataclass
@@ -160,6 +172,11 @@ class Orthanc:
     def file(self, orthanc_id: str) -> bytes:
         """Return an instance as the bytes of its DICOM file."""
         return self._ask(Request(f"{self._http}/instances/{orthanc_id}/file"))
+
+    def held(self) -> dict[str, pydicom.Dataset]:
+        """Return the data sets that it holds, by SOP Instance UID."""
+        files = [pydicom.dcmread(io.BytesIO(self.file(one))) for one in self.get("/instances")]
+        return {str(one.SOPInstanceUID): one for one in files}
 
     def delete(self, path: str) -> None:
         self._ask(Request(f"{self._http}{path}", method="DELETE"))

@@ -19,18 +19,18 @@ from marspipe.pipeline.pacs.publish import publish
 from marspipe.readers.series import read_series
 from marspipe.show.progress import Progress
 from marspipe.store.landing import FullError
+from tests.pacs.at_instance import AtInstance
 from tests.pacs.conftest import BINS, N_INSTANCES, SLICES, write_series
 from tests.pacs.servers import ORTHANC_AE, Orthanc, free_ports, orthanc, storescp
-from tests.pacs.test_publish_interrupted import AtInstance
 
 DESTINATION = "MARSFETCH"
 
 
 @pytest.fixture
 def filled(pacs: Orthanc, dicom_folder: Path, progress: Progress, never: Patience) -> Orthanc:
-    """An Orthanc that holds the four series, and one of another patient."""
+    """An Orthanc that holds the four series."""
     done = publish(str(dicom_folder), parse_peer(pacs.dicom_url), progress=progress, patience=never)
-    assert done.error is None
+    assert (done.error, done.sent, pacs.n_instances) == (None, N_INSTANCES, N_INSTANCES)
     return pacs
 
 
@@ -96,12 +96,9 @@ def test_a_study(
 def test_a_patient(
     query: Query, filled: Orthanc, url_of: Callable[[Orthanc], str], tmp_path: Path, progress: Progress, never: Patience
 ) -> None:
-    publish(
-        str(write_series(tmp_path / "other", slices=2, scan_id="stone-8")),
-        parse_peer(filled.dicom_url),
-        progress=progress,
-        patience=never,
-    )
+    other = write_series(tmp_path / "other", slices=2, scan_id="stone-8")
+    sent = publish(str(other), parse_peer(filled.dicom_url), progress=progress, patience=never)
+    assert (sent.error, sent.sent, filled.n_instances) == (None, 2 * len(BINS), N_INSTANCES + 2 * len(BINS))
     done = fetch(parse_peer(url_of(filled)), query, str(tmp_path / "zone"), progress=progress, patience=never)
     assert [series.n_instances for series in done] == [SLICES] * len(BINS)
     assert "stone-7" not in repr(query)
@@ -134,31 +131,30 @@ def test_a_gap_between_slices_is_said(
         if path.stem != "slice-0002":
             (tmp_path / path.name).write_bytes(path.read_bytes())
     peer, query = parse_peer(pacs.dicom_url), Query(series_uid=one.SeriesInstanceUID)
-    publish(str(tmp_path), peer, progress=progress, patience=never)
+    sent = publish(str(tmp_path), peer, progress=progress, patience=never)
+    assert (sent.error, sent.sent) == (None, SLICES - 1)
     (done,) = fetch(peer, query, str(tmp_path / "zone"), progress=progress, patience=never)
     assert done.n_instances == SLICES - 1
-    assert done.problems
+    gap = "between slices 1 and 2: 0.5 mm, elsewhere 0.25 mm (1 slice missing)"
+    assert done.problems == (f"uneven slice spacing: {gap}",)
 
 
 def test_compressed_instances_come_as_they_are_held(
     pacs: Orthanc,
     url_of: Callable[[Orthanc], str],
     dicom_folder: Path,
+    rle_folder: Path,
     tmp_path: Path,
     progress: Progress,
     never: Patience,
 ) -> None:
-    source = tmp_path / "rle"
-    source.mkdir()
-    for path in (dicom_folder / "bin-03").iterdir():
-        dataset = pydicom.dcmread(path)
-        dataset.compress(RLELossless, generate_instance_uid=False)
-        dataset.save_as(source / path.name)
     peer = parse_peer(url_of(pacs))
-    assert publish(str(source), peer, progress=progress, patience=never).error is None
-    query = Query(series_uid=dataset.SeriesInstanceUID)
+    sent = publish(str(rle_folder), peer, progress=progress, patience=never)
+    assert (sent.error, sent.sent) == (None, SLICES)
+    query = Query(series_uid=pydicom.dcmread(next(rle_folder.iterdir())).SeriesInstanceUID)
     done = fetch(peer, query, str(tmp_path / "zone"), progress=progress, patience=never)
-    require_equal(done, source)
+    assert [(s.n_instances, s.n_fetched) for s in done] == [(SLICES, SLICES)]
+    require_equal(done, rle_folder)
     there = pydicom.dcmread(next(Path(done[0].uri).glob("*.dcm")))
     assert there.file_meta.TransferSyntaxUID == RLELossless
     own = next(
@@ -179,7 +175,8 @@ def test_broken_off_and_gone_on_with(
     monkeypatch.setattr("marspipe.dicom.pacs.retrieving._INSTANCES_PER_REQUEST", 1)
     with orthanc(tmp_path / "orthanc") as server:
         peer = parse_peer(url_of(server))
-        publish(str(dicom_folder), peer, progress=Progress(), patience=never)
+        sent = publish(str(dicom_folder), peer, progress=Progress(), patience=never)
+        assert (sent.error, sent.sent) == (None, N_INSTANCES)
         query, zone = Query(series_uid=one.SeriesInstanceUID), str(tmp_path / "zone")
         dying = AtInstance(2, server.kill, stage="fetch")
         with pytest.raises(RunError, match=f"of {SLICES} instances of series .* fetch again to go on"):
@@ -195,30 +192,35 @@ def test_broken_off_and_gone_on_with(
 def test_comes_back_while_it_is_waited_for(
     url_of: Callable[[Orthanc], str], dicom_folder: Path, one: pydicom.Dataset, tmp_path: Path, never: Patience
 ) -> None:
+    waits: list[tuple[float, bool]] = []
+
+    def sleep(seconds: float) -> None:
+        killed = server.process is None
+        waits.append((seconds, killed))
+        if killed:
+            server.start()
+
     with orthanc(tmp_path / "orthanc") as server:
         peer = parse_peer(url_of(server))
-        publish(str(dicom_folder), peer, progress=Progress(), patience=never)
-        waiting = Patience(retries=2, sleep=lambda seconds: server.start())
+        sent = publish(str(dicom_folder), peer, progress=Progress(), patience=never)
+        assert (sent.error, sent.sent) == (None, N_INSTANCES)
+        waiting = Patience(retries=2, sleep=sleep)
         dying = AtInstance(1, server.kill, stage="fetch")
         query = Query(series_uid=one.SeriesInstanceUID)
         (done,) = fetch(peer, query, str(tmp_path / "zone"), progress=dying, associations=1, patience=waiting)
-        assert done.n_instances == SLICES
+        assert waits and waits[0][1]
+        assert (done.n_instances, done.n_fetched) == (SLICES, SLICES)
         require_equal([done], dicom_folder)
 
 
 def test_full_landing_zone(
     filled: Orthanc, url_of: Callable[[Orthanc], str], tmp_path: Path, progress: Progress, never: Patience
 ) -> None:
+    peer, query, bound = parse_peer(url_of(filled)), Query(patient_id="stone-7"), 5000  # files are about 2 kB
     with pytest.raises(FullError, match="is full"):
-        fetch(
-            parse_peer(url_of(filled)),
-            Query(patient_id="stone-7"),
-            str(tmp_path),
-            progress=progress,
-            patience=never,
-            max_bytes=5000,
-        )
-    assert len(list(tmp_path.rglob("*.dcm"))) <= 2  # of about 2 kB each
+        fetch(peer, query, str(tmp_path), progress=progress, patience=never, max_bytes=bound)
+    sizes = [path.stat().st_size for path in tmp_path.rglob("*.dcm")]
+    assert sizes and sum(sizes) <= bound
 
 
 def refusal(peer: Peer, query: Query, zone: Path, **options: object) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -22,12 +21,6 @@ from tests.pacs.servers import ORTHANC_AE, Orthanc, run, tool
 UrlOf = Callable[[Orthanc], str]
 
 
-def held(server: Orthanc) -> dict[str, pydicom.Dataset]:
-    """Return the data sets that an Orthanc holds, by SOP Instance UID."""
-    files = [pydicom.dcmread(io.BytesIO(server.file(one))) for one in server.get("/instances")]
-    return {str(one.SOPInstanceUID): one for one in files}
-
-
 def test_published_once_and_pixel_equal(
     pacs: Orthanc, url_of: UrlOf, dicom_folder: Path, progress: Progress, hasty: Patience
 ) -> None:
@@ -36,7 +29,7 @@ def test_published_once_and_pixel_equal(
     assert (done.error, done.state) == (None, "done")
     assert (done.n_series, done.n_instances) == (len(BINS), N_INSTANCES)
     assert (done.sent, done.kept, done.found) == (N_INSTANCES, 0, N_INSTANCES)
-    there = held(pacs)
+    there = pacs.held()
     assert len(there) == pacs.n_instances == N_INSTANCES
     for path in dicom_folder.rglob("*.dcm"):
         own = pydicom.dcmread(path)
@@ -49,7 +42,8 @@ def test_published_once_and_pixel_equal(
 
 
 def test_findscu_sees_every_instance(pacs: Orthanc, dicom_folder: Path, progress: Progress, hasty: Patience) -> None:
-    publish(str(dicom_folder), parse_peer(pacs.dicom_url), progress=progress, patience=hasty)
+    done = publish(str(dicom_folder), parse_peer(pacs.dicom_url), progress=progress, patience=hasty)
+    assert (done.error, done.sent) == (None, N_INSTANCES)
     one = pydicom.dcmread(next(dicom_folder.rglob("bin-02/*.dcm")))
     keys = [
         *("-k", "QueryRetrieveLevel=IMAGE", "-k", f"StudyInstanceUID={one.StudyInstanceUID}"),
@@ -64,7 +58,8 @@ def test_what_is_lacking_is_sent(
     pacs: Orthanc, url_of: UrlOf, dicom_folder: Path, progress: Progress, hasty: Patience
 ) -> None:
     peer = parse_peer(url_of(pacs))
-    publish(str(dicom_folder / "bin-01"), peer, progress=progress, patience=hasty)
+    part = publish(str(dicom_folder / "bin-01"), peer, progress=progress, patience=hasty)
+    assert (part.error, part.sent, pacs.n_instances) == (None, SLICES, SLICES)
     done = publish(str(dicom_folder), peer, progress=progress, patience=hasty)
     assert (done.error, done.sent, done.kept) == (None, N_INSTANCES - SLICES, SLICES)
     assert pacs.n_instances == N_INSTANCES
@@ -93,7 +88,8 @@ def test_files_stay_as_they_are(pacs: Orthanc, dicom_folder: Path, progress: Pro
         return {p: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(dicom_folder.rglob("*")) if p.is_file()}
 
     before = digests()
-    publish(str(dicom_folder), parse_peer(pacs.dicom_url), progress=progress, patience=hasty)
+    done = publish(str(dicom_folder), parse_peer(pacs.dicom_url), progress=progress, patience=hasty)
+    assert (done.error, done.sent, pacs.n_instances) == (None, N_INSTANCES, N_INSTANCES)
     assert digests() == before
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -11,35 +10,12 @@ import pytest
 from marspipe.dicom.pacs.peer import parse_peer
 from marspipe.pipeline.pacs.patience import Patience
 from marspipe.pipeline.pacs.publish import publish
-from marspipe.show.progress import Progress, Stage
+from marspipe.show.progress import Progress
+from tests.pacs.at_instance import AtInstance
 from tests.pacs.conftest import N_INSTANCES
 from tests.pacs.servers import Orthanc, orthanc
-from tests.pacs.test_publish import held
 
 KILLED_AT = 7
-
-
-class AtInstance(Progress):
-    """Does something once, when a number of instances is done."""
-
-    def __init__(self, number: int, action: Callable[[], None], stage: str = "publish") -> None:
-        super().__init__()
-        self._number, self._action, self._stage = number, action, stage
-        self._done = False
-
-    @contextmanager
-    def stage(self, name: str, *, total: float | None = None, unit: str = "steps") -> Iterator[Stage]:
-        with super().stage(name, total=total, unit=unit) as stage:
-            outer = self
-
-            class Watched:
-                def update(self, done: float, total: float | None = None) -> None:
-                    stage.update(done, total)
-                    if name == outer._stage and done >= outer._number and not outer._done:
-                        outer._done = True
-                        outer._action()
-
-            yield Watched()
 
 
 @pytest.fixture
@@ -70,7 +46,7 @@ def test_killed_restarted_published_again(
     assert KILLED_AT <= there < N_INSTANCES
     done = publish(str(dicom_folder), peer, progress=Progress(), patience=never)
     assert (done.error, done.kept, done.sent, done.found) == (None, there, N_INSTANCES - there, N_INSTANCES)
-    assert mortal.n_instances == len(held(mortal)) == N_INSTANCES
+    assert mortal.n_instances == len(mortal.held()) == N_INSTANCES
     assert mortal.get("/statistics")["CountSeries"] == 4
 
 

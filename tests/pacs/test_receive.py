@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import signal
-import socket
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from pydicom.uid import (
     ExplicitVRBigEndian,
     ImplicitVRLittleEndian,
     JPEG2000Lossless,
+    RawDataStorage,
     RLELossless,
 )
 from pynetdicom import evt
@@ -38,7 +39,7 @@ from tests.pacs.receive_senders import (
     with_meta,
     write,
 )
-from tests.pacs.servers import wait_until
+from tests.pacs.servers import listens, wait_until
 
 EACH = 40
 PRIVATE_CLASS = "1.3.6.1.4.1.99999.1.1"
@@ -57,14 +58,16 @@ def name(sender: int, number: int | str) -> str:
 
 
 def test_eight_senders_at_once_lose_nothing(tmp_path: Path) -> None:
-    with receiving(tmp_path / "receiver") as receiver:
+    with receiving(tmp_path / "receiver") as receiver, ExitStack() as senders:
         sent = {sender: [instance(number, sender=sender) for number in range(EACH)] for sender in range(8)}
         processes = []
         for sender, datasets in sent.items():
             folder = tmp_path / f"sender-{sender}"
             for number, dataset in enumerate(datasets):
                 write(folder / f"{number}.dcm", dataset)
-            processes.append((storescu if sender % 2 else pynetdicom_sender)(receiver.port, folder))
+            process = (storescu if sender % 2 else pynetdicom_sender)(receiver.port, folder)
+            processes.append(senders.enter_context(process))
+            senders.callback(process.kill)
         for process in processes:
             output, _ = process.communicate(timeout=60)
             assert process.returncode == 0, output
@@ -94,12 +97,17 @@ def test_a_stored_file_is_a_dicom_file(receiver: ReceiverProcess) -> None:
 
 
 def test_one_line_for_each_association(receiver: ReceiverProcess) -> None:
+    def finished() -> list[dict[str, Any]]:
+        return [event for event in receiver.events("association_finished") if event["ae_title"] == "LINE"]
+
     assert send(receiver.port, [instance(n, sender=11) for n in range(3)], calling="LINE") == [0, 0, 0]
+    wait_until(lambda: len(finished()) == 1, "the first association is told of")
     assert send(receiver.port, [instance(0, sender=11)], calling="LINE") == [0]
-    wait_until(lambda: receiver.said.count("LINE at") == 2, "both associations are told of")
+    wait_until(lambda: len(finished()) == 2, "the second association is told of")
+    assert receiver.said.count("LINE at") == 2
     assert "LINE at 127.0.0.1: 3 stored; 0.0 MB in " in receiver.said
     assert "LINE at 127.0.0.1: 0 stored, 1 there already; 0.0 MB in " in receiver.said
-    first, again = (event for event in receiver.events("association_finished") if event["ae_title"] == "LINE")
+    first, again = finished()
     assert (first["stored"], first["kept"], first["refused"], first["end"]) == (3, 0, [], "released")
     assert (again["stored"], again["kept"]) == (0, 1)
 
@@ -151,14 +159,15 @@ def test_what_is_not_taken_is_not_negotiated(receiver: ReceiverProcess) -> None:
     association.release()
     association = associated(receiver.port, syntaxes=[deflated, jpip])
     assert not association.accepted_contexts
+    assert [str(context.abstract_syntax) for context in association.rejected_contexts] == [RawDataStorage]
 
 
 def test_a_large_instance_takes_no_memory(receiver: ReceiverProcess) -> None:
     """64 MiB in frames: the receiver holds a few PDUs of it."""
     send(receiver.port, [instance(0, sender=15)])
-    before = receiver.memory_bytes()
     dataset = instance(1, sender=15, columns=2)
     dataset.NumberOfFrames, dataset.PixelData = 512, bytes(range(256)) * (1 << 18)
+    before = receiver.peak_begins()
     assert send(receiver.port, [dataset]) == [0]
     assert receiver.memory_bytes("VmHWM") - before < 24 << 20
     path = receiver.zone / name(15, 1)
@@ -180,6 +189,7 @@ def test_more_associations_than_allowed_are_told_to_come_back(tmp_path: Path) ->
         assert again.is_established and again.send_c_store(with_meta(instance(1))).Status == 0
         for association in (second, again):
             association.release()
+        wait_until(lambda: bool(receiver.events("association_refused")), "the refusal is logged")
         assert [event["reason"] for event in receiver.events("association_refused")] == ["too many associations"]
 
 
@@ -205,16 +215,8 @@ def test_an_association_that_is_at_work_may_end_after_the_signal(tmp_path: Path)
         association = associated(receiver.port, handlers=[(evt.EVT_ABORTED, aborted.append)])
         assert association.send_c_store(with_meta(instance(1))).Status == 0
         receiver.process.send_signal(signal.SIGINT)
-        wait_until(lambda: not _accepts(receiver.port), "the receiver takes nobody new")
+        wait_until(lambda: not listens(receiver.port), "the receiver takes nobody new")
         assert association.send_c_store(with_meta(instance(2))).Status == 0
         association.release()
         assert receiver.process.wait(30.0) == 0 and not aborted
         assert len(receiver.instances()) == 2
-
-
-def _accepts(port: int) -> bool:
-    try:
-        with socket.create_connection(("127.0.0.1", port), timeout=5.0):
-            return True
-    except OSError:
-        return False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,14 +17,18 @@ from marspipe.cli import cli, run_command
 from marspipe.dicom.ct import series_files
 from marspipe.dicom.identity import SeriesIdentity
 from marspipe.dicom.series import series_header
-from marspipe.errors import InputError, OutputExistsError
+from marspipe.errors import BusyError, InputError, OutputExistsError
 from marspipe.pipeline.export import dicom as export
 from marspipe.pipeline.export import slices
 from marspipe.pipeline.export.dicom import Exported, export_dicom, refuse_foreign
 from marspipe.pipeline.export.options import DicomOptions
+from marspipe.show.progress import Progress
+from marspipe.store import storage
 from marspipe.store.commit import commit, committed
+from marspipe.store.lock import held
 from marspipe.store.volume import open_volume
 from tests.dicom.conftest import scan_metadata
+from tests.dicom.written import SYNTAXES
 from tests.pipeline.scans import quiet
 from tests.store.stored_volumes import write_slab, write_volume
 
@@ -54,8 +59,9 @@ def volume_uri(tmp_path: Path) -> str:
 def to(spark: SparkSession, volume_uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Export:
     monkeypatch.setattr(slices, "SLICES_PER_TASK", 3)
 
-    def run(name: str, **options: Any) -> Exported:
-        return export_dicom(spark, volume_uri, str(tmp_path / name), DicomOptions(**options), progress=quiet())
+    def run(name: str, progress: Progress | None = None, **options: Any) -> Exported:
+        wanted = DicomOptions(**options)
+        return export_dicom(spark, volume_uri, str(tmp_path / name), wanted, progress=progress or quiet())
 
     return run
 
@@ -104,13 +110,15 @@ def test_outliers_do_not_make_the_steps_coarse(spark: SparkSession, tmp_path: Pa
         assert np.count_nonzero(far) == (z == 2)
 
 
-@pytest.mark.parametrize("syntax", ["uncompressed", "jpeg-ls", "jpeg-2000", "rle"])
+@pytest.mark.parametrize("syntax", SYNTAXES)
 def test_every_encoding_holds_the_same_pixels(to: Export, syntax: str) -> None:
     plain, encoded = files(to("plain").uri), to("encoded", transfer_syntax=syntax, bins=(1,)).uri
     assert len(files(encoded)) == SHAPE[0]
     for path in Path(encoded).rglob("*.dcm"):
         expected = dcmread(Path(encoded).parent / "plain" / path.relative_to(encoded)).pixel_array
-        np.testing.assert_array_equal(dcmread(path).pixel_array, expected)
+        dataset = dcmread(path)
+        assert dataset.file_meta.TransferSyntaxUID == SYNTAXES[syntax]
+        np.testing.assert_array_equal(dataset.pixel_array, expected)
     assert len(plain) == 2 * SHAPE[0]
 
 
@@ -156,10 +164,16 @@ def test_hounsfield_units_where_water_is_known(to: Export, volume_uri: str) -> N
 def test_nothing_private_is_left_by_deidentification_or_told_elsewhere(
     to: Export, volume_uri: str, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    named, clean = to("named", identity=LOUD), to("clean", identity=LOUD, deidentification_key=b"0123456789abcdef")
+    caplog.set_level(logging.DEBUG)
+    # It logs the code of tasks in base64, in which any four letters may come.
+    caplog.set_level(logging.INFO, logger="py4j")
+    named = to("named", Progress(), identity=LOUD)
+    clean = to("clean", Progress(), identity=LOUD, deidentification_key=b"0123456789abcdef")
+    said = "".join(capfd.readouterr()) + caplog.text
+    assert "dicom done" in said
     assert any(b"Loud" in content for content in files(named.uri).values())
     told = Path(named.uri, "_marspipe.json").read_text() + repr(DicomOptions(identity=LOUD)) + repr(named)
-    told += "".join(capfd.readouterr()) + caplog.text + "".join(str(p) for p in Path(named.uri).rglob("*"))
+    told += said + "".join(str(p) for p in Path(named.uri).rglob("*"))
     assert [text for text in PRIVATE if text in told] == []
     scan = [scan_metadata()["scan_id"], scan_metadata()["description"]]
     everything = b"".join(p.read_bytes() for p in Path(clean.uri).rglob("*") if p.is_file())
@@ -201,6 +215,33 @@ def test_folders_of_others_are_not_replaced(to: Export, tmp_path: Path) -> None:
     refuse_foreign(done.uri, overwrite=True)
 
 
+def test_the_old_series_come_back_if_the_new_ones_cannot_take_their_place(
+    to: Export, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    before = files(to("out", bins=(0,)).uri)
+    rename = storage.rename
+
+    def fail_once(source: str, target: str) -> None:
+        if source.endswith(".part"):
+            raise OSError("the disk is away")
+        rename(source, target)
+
+    monkeypatch.setattr(storage, "rename", fail_once)
+    with pytest.raises(OSError, match="the disk is away"):
+        to("out")
+    assert files(tmp_path / "out") == before
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["out", "volume"]
+
+
+def test_two_exports_to_a_folder_do_not_mix(to: Export, tmp_path: Path) -> None:
+    with held(str(tmp_path), "an export to out", name=".out.lock.json"):
+        with pytest.raises(BusyError, match="is in use by an export to out"):
+            to("out")
+        assert to("other", bins=(0,)).n_instances == SHAPE[0]
+    assert to("out", bins=(0,)).n_instances == SHAPE[0]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["other", "out", "volume"]
+
+
 def test_the_command(spark: SparkSession, volume_uri: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     del spark  # the command finds it
     identity, out = tmp_path / "patient.yaml", str(tmp_path / "out")
@@ -224,6 +265,7 @@ def test_the_command(spark: SparkSession, volume_uri: str, tmp_path: Path, capsy
         (("--overwrite", "--water", "0:3"), "--water must be BIN=VALUE such as 0=0.0206, got '0:3'"),
         (("--overwrite", "--water", "5=0.02"), "bins 0 to 1, asked for bin 5"),
         (("--overwrite", "--deidentify"), "de-identification needs a secret"),
+        (("--overwrite", "--key-file", frame), "--key-file is for --deidentify: give both, or neither"),
         (("--overwrite", "--identity", str(tmp_path / "none.yaml")), "none.yaml cannot be read"),
         (("--overwrite", "--kind", "parametric-map", "--compression", "rle"), "uncompressed"),
         (("--overwrite", "--kind", "enhanced-ct", "--water", "1=0.5"), "an Enhanced CT image are in Hounsfield units"),

@@ -14,6 +14,7 @@ import pytest
 from marspipe.errors import InputError, OutputExistsError
 from marspipe.store import landing
 from marspipe.store.landing import INCOMING, FullError, LandingZone, OtherInstanceError, check_uid
+from tests.store.landing_content import content, parts
 
 STUDY, SERIES = "1.2.840.1", "1.2.840.1.1"
 
@@ -22,17 +23,6 @@ def dicom_file(data_set: bytes, version: bytes = b"A 1.0 ") -> bytes:
     """A DICOM file whose file meta information names a version: PS3.10 7.1."""
     meta = b"\x02\0\x13\0SH" + len(version).to_bytes(2, "little") + version
     return bytes(128) + b"DICM\x02\0\0\0UL\x04\0" + len(meta).to_bytes(4, "little") + meta + data_set
-
-
-def content(folder: Path) -> dict[str, bytes]:
-    """What readers of a zone see: everything that is not hidden."""
-    names = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
-    return {str(name): (folder / name).read_bytes() for name in names if not name.parts[0].startswith(".")}
-
-
-def parts(folder: Path) -> list[Path]:
-    """What has not arrived whole."""
-    return list((folder / INCOMING).rglob("*.part"))
 
 
 @pytest.fixture

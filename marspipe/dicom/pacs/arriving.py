@@ -1,4 +1,4 @@
-"""What a storage SCP is sent, on its way to a file: data sets of any size in the memory of one PDU.
+"""What a peer stores with us, on its way to a file: data sets of any size in the memory of one PDU.
 
 pynetdicom keeps a message's data set in memory; here it goes to an :class:`Arrival` as it comes, and is dropped as it
 comes where there is no room. So the disk is bounded while an instance arrives, not when it has. What a peer may make
@@ -8,6 +8,7 @@ us keep besides is bounded too: the size of a PDU and of a command, and the mess
 from __future__ import annotations
 
 import io
+import queue
 import socket
 import time
 from collections.abc import Callable
@@ -20,7 +21,7 @@ from pydicom.dataelem import DataElement
 from pydicom.dataset import FileMetaDataset
 from pynetdicom.association import Association
 from pynetdicom.dimse import DIMSEServiceProvider
-from pynetdicom.dimse_messages import DIMSEMessage
+from pynetdicom.dimse_messages import C_STORE_RQ, DIMSEMessage
 from pynetdicom.dsutils import encode_file_meta
 from pynetdicom.transport import AssociationSocket
 
@@ -30,6 +31,8 @@ from marspipe.dicom.uid import IMPLEMENTATION_CLASS_UID
 # The largest PDU that is read: a request with all 128 presentation contexts fits.
 MAX_PDU_BYTES = 1 << 20
 _MAX_COMMAND_BYTES = 1 << 16
+# Data sets that are no instances: reports on commitment, and lists of what could not be sent.
+_MAX_OTHER_BYTES = 1 << 20
 # A peer waits for the answer to one message before it sends the next: PS3.7 D.3.3.3, without negotiation of more.
 _MAX_WAITING_MESSAGES = 16
 
@@ -57,7 +60,10 @@ class RefusedInstanceError(Exception):
 
 
 class Arrival(Protocol):
-    """A file for an instance that arrives in pieces; every method may raise :class:`RefusedInstanceError`."""
+    """A file for an instance that arrives in pieces.
+
+    What a method raises refuses the instance; of a :class:`RefusedInstanceError` the sender is told the status.
+    """
 
     @property
     def path(self) -> Path:
@@ -79,6 +85,13 @@ class Arrival(Protocol):
 class ArrivingDataSet(io.BytesIO):
     """The data set of a message, as the DIMSE provider fills it.
 
+    Parameters
+    ----------
+    begin : callable
+        Gives the file.
+    file_meta : callable
+        Gives what it begins with; None if the message stores nothing, whose data set is then kept in memory.
+
     Attributes
     ----------
     arrival : Arrival or None
@@ -86,12 +99,12 @@ class ArrivingDataSet(io.BytesIO):
     start : int
         Where the data set begins in it.
     refusal : RefusedInstanceError or None
-        Why it is not kept; what then comes is dropped.
+        Why it is not kept; what then comes is dropped. Its cause is what the file raised, if that was another error.
     data_bytes : int
         What has come, kept or not.
     """
 
-    def __init__(self, begin: Callable[[], Arrival], file_meta: Callable[[], bytes]) -> None:
+    def __init__(self, begin: Callable[[], Arrival], file_meta: Callable[[], bytes | None]) -> None:
         super().__init__()
         self.arrival: Arrival | None = None
         self.refusal: RefusedInstanceError | None = None
@@ -99,19 +112,29 @@ class ArrivingDataSet(io.BytesIO):
         self._begin, self._file_meta = begin, file_meta
 
     def write(self, data: Any) -> int:
-        """Pass the next piece on to the file."""
+        """Pass the next piece on to the file.
+
+        Raises
+        ------
+        ValueError
+            If what is no instance is too much for the memory.
+        """
         self.data_bytes += len(data)
-        if self.refusal is None:
-            try:
-                if self.arrival is None:
-                    self.arrival = self._begin()
-                    preamble = self._file_meta()
-                    self.arrival.write(preamble)
-                    self.start = len(preamble)
-                self.arrival.write(data)
-            except RefusedInstanceError as refusal:
-                self.refusal = refusal
-                self.drop()
+        if self.refusal is not None:
+            return len(data)
+        preamble = self._file_meta() if self.arrival is None else b""
+        if preamble is None:
+            if self.data_bytes > _MAX_OTHER_BYTES:
+                raise ValueError("no data set of that size is kept in memory")
+            return super().write(data)
+        try:
+            if self.arrival is None:
+                self.arrival, self.start = self._begin(), len(preamble)
+                self.arrival.write(preamble)
+            self.arrival.write(data)
+        except Exception as error:
+            self.refusal = _refusal(error)
+            self.drop()
         return len(data)
 
     def drop(self) -> None:
@@ -122,7 +145,7 @@ class ArrivingDataSet(io.BytesIO):
 
 
 class ArrivingMessages(DIMSEServiceProvider):
-    """pynetdicom's DIMSE provider of an acceptor, with data sets that go to files.
+    """pynetdicom's DIMSE provider, with instances that go to files as they come.
 
     Parameters
     ----------
@@ -136,9 +159,22 @@ class ArrivingMessages(DIMSEServiceProvider):
         super().__init__(association)
         self._begin = begin
         self._arriving: list[ArrivingDataSet] = []
+        self._n_pieces = 0
+
+    def get_msg(self, block: bool = False) -> Any:
+        """Take the next message; one that is on its way is waited for until no more of it comes for the timeout."""
+        while block:
+            n_pieces = self._n_pieces
+            try:
+                return self.msg_queue.get(timeout=self.dimse_timeout)
+            except queue.Empty:
+                if n_pieces == self._n_pieces:
+                    return None, None
+        return super().get_msg()
 
     def receive_primitive(self, primitive: Any) -> None:
         """Take a P-DATA primitive; what is no message ends the association."""
+        self._n_pieces += 1
         try:
             if self.message is None:
                 self.message = DIMSEMessage()
@@ -171,7 +207,9 @@ class ArrivingMessages(DIMSEServiceProvider):
         self._arriving = []
 
     def _new_data_set(self, message: DIMSEMessage) -> ArrivingDataSet:
-        def head() -> bytes:
+        def head() -> bytes | None:
+            if not isinstance(message, C_STORE_RQ):  # known when its command has been decoded
+                return None
             contexts = {context.context_id: context for context in self.assoc.accepted_contexts}
             syntax = contexts[message.context_id].transfer_syntax[0]
             command = message.command_set
@@ -214,6 +252,14 @@ class BoundedSocket(AssociationSocket):
                 got += count
         del content[got:]
         return content
+
+
+def _refusal(error: Exception) -> RefusedInstanceError:
+    if isinstance(error, RefusedInstanceError):
+        return error
+    refusal = RefusedInstanceError(StoreStatus.FAILED, "the instance cannot be kept")
+    refusal.__cause__ = error
+    return refusal
 
 
 def file_meta(sop_class_uid: str, sop_instance_uid: str, transfer_syntax: str) -> bytes:

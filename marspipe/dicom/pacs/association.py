@@ -157,6 +157,10 @@ class Associations:
         try:
             socket.getaddrinfo(self.peer.host, self.peer.port, type=socket.SOCK_STREAM)
         except OSError as error:
+            if error.errno == socket.EAI_AGAIN:
+                raise PeerUnavailableError(
+                    f"{self.peer.url}: the name {self.peer.host!r} cannot be looked up now"
+                ) from error
             raise PeerRefusedError(f"{self.peer.url}: there is no host {self.peer.host!r}") from error
 
     def _connect_once(self) -> None:
@@ -174,6 +178,8 @@ class Associations:
             raise PeerRefusedError(
                 f"{peer.url}: its certificate is not trusted ({error.verify_message}): give the right CA with --tls-ca"
             ) from error
+        except (ssl.SSLEOFError, ssl.SSLZeroReturnError) as error:
+            raise PeerUnavailableError(f"{peer.url}: the TLS connection broke off") from error
         except ssl.SSLError as error:
             raise PeerRefusedError(
                 f"{peer.url}: no TLS connection ({error.reason or 'handshake failed'}): is this a port with TLS, and "

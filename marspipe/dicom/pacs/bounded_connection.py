@@ -57,7 +57,7 @@ class BoundedConnection:
         self._connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         with dul.to_provider_queue.mutex:
             dul.to_provider_queue.maxsize = _WAITING_PDUS
-        _keep_answers(event.assoc.dimse)
+        keep_answers(event.assoc.dimse)
 
     def _sent(self, event: Any) -> None:
         del event
@@ -76,8 +76,8 @@ class BoundedConnection:
         self.close()
 
 
-def _keep_answers(dimse: Any) -> None:
-    """Let only those who wait for an answer take messages.
+def keep_answers(dimse: Any) -> None:
+    """Let only those who wait for an answer take messages from a DIMSE provider.
 
     pynetdicom's reactor, meant to be paused meanwhile, can pass its checkpoint at the moment a request is sent, take a
     fast answer from the queue, and drop it as unexpected. There is nothing else for it to take on an association that

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO, Literal, Protocol, Self
+from typing import TYPE_CHECKING, BinaryIO, Literal, Protocol, Self
 
 from marspipe.errors import InputError, RunError
+
+if TYPE_CHECKING:
+    from marspipe.dicom.pacs.arriving import Arrival
 
 # How an instance fared. A peer that is "busy" may take it later; one that has "refused" it will do so again.
 Fate = Literal["stored", "busy", "refused"]
@@ -23,6 +26,10 @@ class PeerRefusedError(InputError):
 
 class NotOfferedError(PeerRefusedError):
     """The peer does not offer the service that is asked for."""
+
+
+class QueryRefusedError(PeerRefusedError):
+    """The peer offers queries, and refuses ours."""
 
 
 @dataclass(frozen=True)
@@ -113,12 +120,11 @@ class RemoteSeries:
 
 @dataclass(frozen=True)
 class Received:
-    """An instance that came: its UIDs, and ``content``, the bytes of a DICOM file."""
+    """An instance that came, and is in place."""
 
     study_uid: str
     series_uid: str
     sop_uid: str
-    content: bytes = field(repr=False)
 
 
 @dataclass(frozen=True)
@@ -168,6 +174,17 @@ class PacsClient(Protocol):
         """Return the series that match."""
 
     def retrieve(
-        self, series: RemoteSeries, sop_classes: Mapping[str, str], receive: Callable[[Received], None], *, lanes: int
+        self,
+        series: RemoteSeries,
+        sop_classes: Mapping[str, str],
+        begin: Callable[[], Arrival],
+        receive: Callable[[Received], None],
+        *,
+        lanes: int,
     ) -> None:
-        """Fetch instances of a series, given as SOP class by SOP instance; ``receive`` is called by any thread."""
+        """Fetch instances of a series, given as SOP class by SOP instance.
+
+        ``begin`` gives a file for the next one, which it is written to as it comes, and placed when it is whole and of
+        that series; ``receive`` is told then. Both are called by any thread; what they, or a file, raise ends it.
+        :class:`~marspipe.errors.RunError` is raised for what is no instance of the series.
+        """

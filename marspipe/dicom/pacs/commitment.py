@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, suppress
 from typing import Any
 
 from pydicom.dataset import Dataset
@@ -16,14 +16,23 @@ from pynetdicom.sop_class import (  # type: ignore[attr-defined]
 )
 
 from marspipe.dicom.pacs.association import Associations
-from marspipe.dicom.pacs.client import Commitment, NotOfferedError, Outgoing
+from marspipe.dicom.pacs.client import (
+    Commitment,
+    NotOfferedError,
+    Outgoing,
+    PeerRefusedError,
+    PeerUnavailableError,
+)
 from marspipe.dicom.pacs.listener import listening
+from marspipe.dicom.pacs.peer import Peer
 from marspipe.dicom.pacs.sending import NATIVE
 from marspipe.dicom.pacs.statuses import reason
 
 _PUSH = str(StorageCommitmentPushModel)
 _PUSH_INSTANCE = str(StorageCommitmentPushModelInstance)
 _INSTANCES_PER_REQUEST = 1000
+# How much longer than for the answer the association lasts that it is awaited on; and longest time to thank for it.
+_SPARE_S = 10.0
 
 
 class _Answers:
@@ -32,6 +41,7 @@ class _Answers:
     def __init__(self) -> None:
         self._changed = threading.Condition()
         self._open: set[str] = set()
+        self._reporting: list[threading.Thread] = []
         self.committed: set[str] = set()
         self.failures: dict[str, str] = {}
 
@@ -54,6 +64,7 @@ class _Answers:
         with self._changed:
             if transaction_uid not in self._open:
                 return 0x0115, None  # invalid argument: not ours
+            self._reporting.append(threading.current_thread())
             self._open.discard(transaction_uid)
             self.committed.update(committed)
             self.failures.update(failed)
@@ -62,7 +73,23 @@ class _Answers:
 
     def wait(self, wait_s: float) -> bool:
         with self._changed:
-            return self._changed.wait_for(lambda: not self._open, timeout=wait_s)
+            complete = self._changed.wait_for(lambda: not self._open, timeout=wait_s)
+        # Each report has a thread of pynetdicom's, which goes on to answer it: first that, then the release.
+        for thread in self._reporting:
+            thread.join(_SPARE_S)
+        return complete
+
+
+def check_port(peer: Peer, port: int) -> None:
+    """See whether a peer could answer on a port of ours, before anything is sent.
+
+    Raises
+    ------
+    InputError
+        If not; see :func:`~marspipe.dicom.pacs.listener.listening`.
+    """
+    with suppress(PeerUnavailableError), _listening(peer, port, []):
+        pass
 
 
 def request_commitment(
@@ -83,18 +110,24 @@ def request_commitment(
 
     Raises
     ------
-    PeerUnavailableError, PeerRefusedError
+    InputError
+        If the port cannot be listened on, or not safely.
+    PeerUnavailableError
         If the peer cannot be reached.
     """
     answers = _Answers()
     handlers = [(evt.EVT_N_EVENT_REPORT, answers.take)]
     with ExitStack() as stack:
         if listen is not None:
-            stack.enter_context(listening(associations.peer, listen, [(_PUSH, NATIVE)], handlers))
+            stack.enter_context(_listening(associations.peer, listen, handlers))
         try:
             association = stack.enter_context(associations.open([(_PUSH, NATIVE)], handlers=handlers))
         except NotOfferedError:
             return Commitment("not offered")
+        except PeerRefusedError:  # it has taken the instances all the same
+            return Commitment("refused")
+        # Nothing passes over it until the answer comes, which pynetdicom takes for the end.
+        association.network_timeout = max(associations.peer.timeout_s, wait_s + _SPARE_S)
         for start in range(0, len(instances), _INSTANCES_PER_REQUEST):
             request = _request(instances[start : start + _INSTANCES_PER_REQUEST])
             answers.expect(request.TransactionUID)
@@ -108,6 +141,11 @@ def request_commitment(
         if not answers.wait(wait_s):
             return Commitment("no answer")
     return Commitment("answered", frozenset(answers.committed), answers.failures)
+
+
+def _listening(peer: Peer, port: int, handlers: Sequence[Any]) -> AbstractContextManager[object]:
+    title, contexts = peer.calling_ae_title, [(_PUSH, NATIVE)]
+    return listening(peer, port, title, contexts, handlers, instead="leave out --commit-port")
 
 
 def _request(instances: Sequence[Outgoing]) -> Dataset:

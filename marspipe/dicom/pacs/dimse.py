@@ -8,6 +8,7 @@ from typing import Any, Self
 from pydicom.dataset import Dataset
 from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelFind, Verification  # type: ignore[attr-defined]
 
+from marspipe.dicom.pacs.arriving import Arrival
 from marspipe.dicom.pacs.association import Associations, close
 from marspipe.dicom.pacs.client import (
     Commitment,
@@ -16,6 +17,7 @@ from marspipe.dicom.pacs.client import (
     PeerRefusedError,
     PeerUnavailableError,
     Query,
+    QueryRefusedError,
     Received,
     RemoteSeries,
     Result,
@@ -25,11 +27,10 @@ from marspipe.dicom.pacs.header import is_uid
 from marspipe.dicom.pacs.peer import Peer
 from marspipe.dicom.pacs.retrieving import get_instances, move_instances
 from marspipe.dicom.pacs.sending import NATIVE, send_instances
-from marspipe.dicom.pacs.statuses import reason
+from marspipe.dicom.pacs.statuses import PENDING, reason
 
 _FIND = str(StudyRootQueryRetrieveInformationModelFind)
 _ECHO = str(Verification)
-_PENDING = (0xFF00, 0xFF01)
 
 
 class DimseClient:
@@ -71,12 +72,12 @@ class DimseClient:
             raise PeerRefusedError(f"{self.peer.url}: the PACS answers C-ECHO with {reason(status.Status)}")
 
     def stored_instances(self, study_uid: str, series_uid: str) -> dict[str, str] | None:
-        """Ask by C-FIND at the level of images; None if the peer offers no C-FIND."""
+        """Ask by C-FIND at the level of images; None if the peer offers no C-FIND, or refuses ours."""
         wanted = _identifier("IMAGE", StudyInstanceUID=study_uid, SeriesInstanceUID=series_uid)
         wanted.SOPInstanceUID = wanted.SOPClassUID = ""
         try:
             found = self._find(wanted)
-        except NotOfferedError:
+        except (NotOfferedError, QueryRefusedError):
             return None
         return {str(one.get("SOPInstanceUID", "")): str(one.get("SOPClassUID", "")) for one in found}
 
@@ -120,15 +121,21 @@ class DimseClient:
         return series
 
     def retrieve(
-        self, series: RemoteSeries, sop_classes: Mapping[str, str], receive: Callable[[Received], None], *, lanes: int
+        self,
+        series: RemoteSeries,
+        sop_classes: Mapping[str, str],
+        begin: Callable[[], Arrival],
+        receive: Callable[[Received], None],
+        *,
+        lanes: int,
     ) -> None:
         """Fetch by C-GET, or by C-MOVE to our port."""
         self._leave_finder()
+        what = self._associations, series, sop_classes, begin, receive
         if self._move_to is None:
-            get_instances(self._associations, series, sop_classes, receive, lanes=lanes)
+            get_instances(*what, lanes=lanes)
         else:
-            port = self._listen or 0
-            move_instances(self._associations, series, sop_classes, receive, destination=self._move_to, port=port)
+            move_instances(*what, destination=self._move_to, port=self._listen or 0)
 
     def _leave_finder(self) -> None:
         """End the association of queries: some peers serve one at a time."""
@@ -158,10 +165,13 @@ class DimseClient:
             for status, one in self._finder.send_c_find(identifier, _FIND):
                 if "Status" not in status:
                     raise self._associations.broken()
-                if status.Status in _PENDING and one is not None:
+                if status.Status in PENDING:
+                    if one is None:  # without it, what is there would look like all there is
+                        close(self._finder, abort=True)  # the other answers are on their way
+                        raise PeerUnavailableError(f"{self.peer.url}: an answer of the PACS to C-FIND is damaged")
                     found.append(one)
-                elif status.Status not in (0x0000, *_PENDING):
-                    raise PeerRefusedError(f"{self.peer.url}: the PACS answers C-FIND with {reason(status.Status)}")
+                elif status.Status != 0x0000:
+                    raise QueryRefusedError(f"{self.peer.url}: the PACS answers C-FIND with {reason(status.Status)}")
         except RuntimeError as error:
             if isinstance(error, PeerUnavailableError):
                 raise

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any, BinaryIO, cast
 
 from pydicom.datadict import tag_for_keyword
@@ -10,12 +9,12 @@ from pydicom.filereader import read_partial
 from pydicom.tag import BaseTag, Tag
 
 from marspipe.dicom.pacs.client import InstanceFacts
+from marspipe.dicom.uid import is_uid as is_uid  # others take it from here
 from marspipe.errors import InputError
 
 _UIDS = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
 _AFTER_SERIES_UID = 0x0020000F
 _AFTER_NUMBER_OF_FRAMES = 0x00280009
-_UID = re.compile(r"[0-2](\.(0|[1-9]\d*))+")
 
 
 def read_facts(file: BinaryIO, name: str) -> InstanceFacts:
@@ -57,11 +56,6 @@ def read_order(file: BinaryIO, name: str) -> tuple[int, int]:
         return int(dataset.get("InstanceNumber") or 0), int(dataset.get("NumberOfFrames") or 1)
     except (TypeError, ValueError):
         raise InputError(f"{name}: InstanceNumber and NumberOfFrames must be whole numbers") from None
-
-
-def is_uid(text: str) -> bool:
-    """Tell whether a text is a UID: PS3.5 9.1."""
-    return len(text) <= 64 and _UID.fullmatch(text) is not None
 
 
 def _read(file: BinaryIO, name: str, keywords: tuple[str, ...], stop_tag: int) -> Any:

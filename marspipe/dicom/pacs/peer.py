@@ -81,6 +81,8 @@ class Peer:
         For DICOMweb.
     timeout_s : float
         Longest wait for an answer; for a connection it is at most 10 s.
+    other_hosts : tuple of str
+        Names or addresses, besides ``host``, from which it may connect to a port of ours.
     """
 
     protocol: Protocol
@@ -93,6 +95,7 @@ class Peer:
     tls: Tls = field(default_factory=Tls, repr=False)
     credentials: Credentials = field(default_factory=Credentials, repr=False)
     timeout_s: float = 120.0
+    other_hosts: tuple[str, ...] = ()
 
     @property
     def connect_timeout_s(self) -> float:

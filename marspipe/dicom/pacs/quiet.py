@@ -10,7 +10,7 @@ _SILENT = ("pynetdicom", "dicomweb_client")
 
 
 def silence() -> None:
-    """Let pynetdicom, dicomweb-client and urllib3 log nothing, whatever handlers and levels are set.
+    """Let pynetdicom, dicomweb-client and what it connects with log nothing, whatever levels are set.
 
     Errors reach marspipe as statuses and exceptions; the text of the log is not needed for them.
     """
@@ -20,8 +20,10 @@ def silence() -> None:
     for name in list(logging.root.manager.loggerDict):
         if name.split(".")[0] in _SILENT:
             _add(logging.getLogger(name), _NOTHING)
-    # Others in this process may use it, for which warnings are kept; it warns of nothing that we ask of it.
-    _add(logging.getLogger("urllib3.connectionpool"), _WARNINGS)
+    # Of a header that it cannot parse it warns with the URL, which may hold a patient ID.
+    # What dicomweb-client tries again with tells of every failure, with a traceback.
+    for name in ("urllib3.connection", "urllib3.connectionpool", "retrying"):
+        _add(logging.getLogger(name), _NOTHING)
 
 
 def _add(logger: logging.Logger, the_filter: logging.Filter) -> None:
@@ -29,14 +31,10 @@ def _add(logger: logging.Logger, the_filter: logging.Filter) -> None:
         logger.addFilter(the_filter)
 
 
-class _AtLeast(logging.Filter):
-    def __init__(self, level: float) -> None:
-        super().__init__()
-        self._level = level
-
+class _Nothing(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
-        return record.levelno >= self._level
+        del record
+        return False
 
 
-_NOTHING = _AtLeast(float("inf"))
-_WARNINGS = _AtLeast(logging.WARNING)
+_NOTHING = _Nothing()

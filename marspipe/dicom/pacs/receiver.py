@@ -10,6 +10,7 @@ Source: DICOM PS3.4 annexes A and B, PS3.7 9.1.1, PS3.8 9.3, https://www.dicomst
 
 from __future__ import annotations
 
+import errno
 import ssl
 import threading
 import time
@@ -31,7 +32,7 @@ from marspipe.dicom.pacs.receiver_server import ReceiverServer
 from marspipe.dicom.pacs.receiver_settings import ReceiverSettings
 from marspipe.dicom.pacs.storage_contexts import private_service_items, supported_contexts
 from marspipe.dicom.uid import IMPLEMENTATION_CLASS_UID
-from marspipe.errors import InputError
+from marspipe.errors import BusyError, InputError, MarspipeError, RunError
 
 # PS3.8 table 9-21: result, source, reason.
 _CALLING_UNKNOWN = (1, 1, 3)
@@ -40,6 +41,8 @@ _LIMIT_EXCEEDED = (2, 3, 2)
 # Connections, answered or not, for each association that may be open.
 _CONNECTIONS_PER_ASSOCIATION = 4
 _PDU_BYTES = 128 << 10
+# Why an address cannot be listened on now, though it may be later: another program has it, or its interface is not up.
+_NOT_NOW: dict[int | None, type[MarspipeError]] = {errno.EADDRINUSE: BusyError, errno.EADDRNOTAVAIL: RunError}
 
 End: TypeAlias = Literal["released", "aborted", "stopped"]
 
@@ -152,13 +155,22 @@ class Receiver:
             raise ValueError("the receiver has not been started")
         return int(self._server.server_address[1])
 
+    @property
+    def listens(self) -> bool:
+        """Whether it takes connections: from its start until it is stopped, or an error ends its thread."""
+        return self._thread is not None and self._thread.is_alive()
+
     def start(self) -> None:
         """Begin to listen.
 
         Raises
         ------
+        BusyError
+            If another program listens there.
+        RunError
+            If the machine does not have the address now.
         InputError
-            If the address or port cannot be used.
+            If the address or port cannot be used at all.
         """
         settings = self.settings
         try:
@@ -177,7 +189,8 @@ class Receiver:
             )
         except (OSError, ValueError, OverflowError) as error:
             said = error.strerror if isinstance(error, OSError) and error.strerror else "not an address of this machine"
-            raise InputError(
+            kind = _NOT_NOW.get(error.errno, InputError) if isinstance(error, OSError) else InputError
+            raise kind(
                 f"cannot listen on {settings.bind}, port {settings.port}: {said}: choose others with --bind and --port"
             ) from error
         self._server = server

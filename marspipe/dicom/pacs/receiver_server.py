@@ -127,7 +127,12 @@ class ReceiverServer(ThreadedAssociationServer):
         """Count a connection, and start its thread."""
         with self._lock:
             self._accepted += 1
-        super().process_request(request, client_address)
+        try:
+            super().process_request(request, client_address)
+        except BaseException:  # no thread could be started, which would have counted it off
+            with self._lock:
+                self._accepted -= 1
+            raise
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
         """Handle a connection, and count it off."""

@@ -9,9 +9,6 @@ from pathlib import Path
 from marspipe.dicom.pacs.allow_list import AllowList
 from marspipe.errors import InputError
 
-DEFAULT_AE_TITLE = "MARSPIPE"
-DEFAULT_PORT = 11112
-
 
 @dataclass(frozen=True)
 class ReceiverTls:
@@ -56,7 +53,7 @@ class ReceiverTls:
 
 @dataclass(frozen=True)
 class ReceiverSettings:
-    """How a receiver listens.
+    """How a receiver listens; the defaults are those of the command line.
 
     Attributes
     ----------
@@ -77,8 +74,8 @@ class ReceiverSettings:
     """
 
     bind: str = "127.0.0.1"
-    port: int = DEFAULT_PORT
-    ae_title: str = DEFAULT_AE_TITLE
+    port: int = 11112
+    ae_title: str = "MARSPIPE"
     allow_list: AllowList = field(default_factory=AllowList)
     tls: ReceiverTls | None = None
     max_associations: int = 8

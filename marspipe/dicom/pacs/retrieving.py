@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -36,15 +35,17 @@ from pynetdicom.sop_class import (  # type: ignore[attr-defined]
     StudyRootQueryRetrieveInformationModelMove,
 )
 
+from marspipe.dicom.pacs.arriving import Arrival, ArrivingMessages, StoreStatus
 from marspipe.dicom.pacs.association import MAX_CONTEXTS, Associations, Context
+from marspipe.dicom.pacs.bounded_connection import keep_answers
 from marspipe.dicom.pacs.client import NotOfferedError, PeerRefusedError, PeerUnavailableError, Received, RemoteSeries
 from marspipe.dicom.pacs.header import is_uid, read_facts
 from marspipe.dicom.pacs.lanes import work_in_lanes
 from marspipe.dicom.pacs.listener import listening
 from marspipe.dicom.pacs.peer import Peer
 from marspipe.dicom.pacs.sending import NATIVE
-from marspipe.dicom.pacs.statuses import reason
-from marspipe.errors import RunError
+from marspipe.dicom.pacs.statuses import PENDING, reason
+from marspipe.errors import InputError, RunError
 
 SYNTAXES = tuple(
     str(uid)
@@ -79,48 +80,87 @@ _CLASSES = tuple(
 )
 _GET = str(StudyRootQueryRetrieveInformationModelGet)
 _MOVE = str(StudyRootQueryRetrieveInformationModelMove)
-_PENDING = (0xFF00, 0xFF01)
 # 100 UIDs of 64 characters stay far below the 64 KiB of an element.
 _INSTANCES_PER_REQUEST = 100
 
 
-def received(content: bytes, series: RemoteSeries, peer: Peer) -> Received:
-    """Return what came as an instance of a series.
+class OtherSeriesError(RunError):
+    """The peer has sent an instance of another series than the one asked for."""
+
+
+def received(arrival: Arrival, series: RemoteSeries, peer: Peer) -> Received:
+    """Put what has arrived in place, if it is an instance of a series.
 
     Raises
     ------
+    OtherSeriesError
+        If it is of another series.
     RunError
-        If it is no DICOM file, or of another series.
+        If it is no DICOM file, or a damaged one.
+    Exception
+        What the file raises.
     """
-    facts = read_facts(io.BytesIO(content), f"{peer.url}: an instance of series {series.series_uid}")
+    arrival.flush()
+    try:
+        with arrival.path.open("rb") as file:
+            facts = read_facts(file, f"{peer.url}: an instance of series {series.series_uid}")
+    except InputError as error:  # which is for what the user gave
+        raise RunError(str(error)) from error
     if (facts.study_uid, facts.series_uid) != (series.study_uid, series.series_uid):
-        raise RunError(f"{peer.url}: asked for series {series.series_uid}, the PACS sent an instance of another one")
-    return Received(facts.study_uid, facts.series_uid, facts.sop_uid, content)
+        raise OtherSeriesError(
+            f"{peer.url}: asked for series {series.series_uid}, the PACS sent an instance of another one"
+        )
+    arrival.place(facts.study_uid, facts.series_uid, facts.sop_uid)
+    return Received(facts.study_uid, facts.series_uid, facts.sop_uid)
 
 
 class _Inbox:
-    """Takes what C-STORE requests bring; after a failure it takes nothing more."""
+    """Puts in place what C-STORE requests bring; after a failure it takes nothing more.
 
-    def __init__(self, series: RemoteSeries, peer: Peer, receive: Callable[[Received], None]) -> None:
-        self._series, self._peer, self._receive = series, peer, receive
+    Parameters
+    ----------
+    series, peer
+        What is asked for, and of whom.
+    receive : callable
+        Told of every instance that is in place.
+    open_port : bool
+        Whether others may send here too: what is of another series is then refused, and is no failure.
+    """
+
+    def __init__(
+        self, series: RemoteSeries, peer: Peer, receive: Callable[[Received], None], *, open_port: bool = False
+    ) -> None:
+        self._series, self._peer, self._receive, self._open_port = series, peer, receive, open_port
+        self.n_taken = 0
         self.error: Exception | None = None
 
     def take(self, event: Any) -> int:
         """Handle a C-STORE request."""
-        if self.error is not None:
-            return 0xA700
+        data_set = event.request.DataSet
         try:
-            self._receive(received(event.encoded_dataset(), self._series, self._peer))
-        except Exception as error:  # raised to the caller when the operation has ended
-            self.error = error
-            return 0xA700
-        return 0x0000
+            if self.error is not None:
+                return int(StoreStatus.OUT_OF_RESOURCES)
+            if data_set.refusal is not None:
+                raise data_set.refusal.__cause__ or RunError(f"{self._peer.url}: {data_set.refusal.reason}")
+            if data_set.arrival is None:
+                raise RunError(f"{self._peer.url}: the PACS sent an instance without a data set")
+            self._receive(received(data_set.arrival, self._series, self._peer))
+            self.n_taken += 1
+        except Exception as error:
+            if self._open_port and isinstance(error, OtherSeriesError):
+                return int(StoreStatus.MISMATCH)
+            self.error = error  # raised to the caller when the operation has ended
+            return int(StoreStatus.OUT_OF_RESOURCES)
+        finally:
+            event.assoc.dimse.finished(data_set)
+        return int(StoreStatus.SUCCESS)
 
 
 def get_instances(
     associations: Associations,
     series: RemoteSeries,
     sop_classes: Mapping[str, str],
+    begin: Callable[[], Arrival],
     receive: Callable[[Received], None],
     *,
     lanes: int,
@@ -131,8 +171,10 @@ def get_instances(
     ------
     PeerUnavailableError, PeerRefusedError
         If the peer cannot be reached, offers no C-GET, or fails.
+    RunError
+        If it sends what is no instance of the series.
     Exception
-        What ``receive`` failed with.
+        What ``begin``, its file or ``receive`` failed with.
     """
     inbox = _Inbox(series, associations.peer, receive)
     classes = _classes(sop_classes)
@@ -142,13 +184,24 @@ def get_instances(
         contexts += [(one, (syntax,)) for one in classes for syntax in SYNTAXES]
     else:
         contexts += [(one, SYNTAXES) for one in classes[: MAX_CONTEXTS - 1]]
-    handlers = [(evt.EVT_C_STORE, inbox.take)]
 
     def lane(batches: Iterator[list[str]]) -> None:
-        with associations.open(contexts, handlers=handlers, scp_roles=classes) as association:
-            _require(association, _GET, "C-GET", associations.peer)
-            for batch in batches:
-                _follow(associations, partial(association.send_c_get, _identifier(series, batch), _GET), inbox)
+        arriving: list[ArrivingMessages] = []
+
+        def opened(event: Any) -> None:
+            messages = event.assoc.dimse = ArrivingMessages(event.assoc, begin)
+            keep_answers(messages)
+            arriving.append(messages)
+
+        handlers = [(evt.EVT_CONN_OPEN, opened), (evt.EVT_C_STORE, inbox.take)]
+        try:
+            with associations.open(contexts, handlers=handlers, scp_roles=classes) as association:
+                _require(association, _GET, "C-GET", associations.peer)
+                for batch in batches:
+                    _follow(associations, partial(association.send_c_get, _identifier(series, batch), _GET), inbox)
+        finally:
+            for messages in arriving:
+                messages.drop_all()
 
     work_in_lanes(_batches(list(sop_classes)), lanes, lane)
 
@@ -157,6 +210,7 @@ def move_instances(
     associations: Associations,
     series: RemoteSeries,
     sop_classes: Mapping[str, str],
+    begin: Callable[[], Arrival],
     receive: Callable[[Received], None],
     *,
     destination: str,
@@ -166,21 +220,34 @@ def move_instances(
 
     Raises
     ------
+    InputError
+        If the port cannot be listened on, or not safely.
     PeerUnavailableError, PeerRefusedError
         If the peer cannot be reached, offers no C-MOVE, or fails, as when it does not know the destination.
+    RunError
+        If it sends what is no instance.
     Exception
-        What ``receive`` failed with.
+        What ``begin``, its file or ``receive`` failed with.
     """
-    inbox = _Inbox(series, associations.peer, receive)
+    peer = associations.peer
+    inbox = _Inbox(series, peer, receive, open_port=True)
+    handlers = [(evt.EVT_C_STORE, inbox.take)]
     storage: list[Context] = [(one, SYNTAXES) for one in _classes(sop_classes)]
     with (
-        listening(associations.peer, port, storage, [(evt.EVT_C_STORE, inbox.take)]),
+        listening(peer, port, destination, storage, handlers, begin=begin, instead="use C-GET") as refused,
         associations.open([(_MOVE, NATIVE)]) as association,
     ):
-        hint = f"; does it know {destination!r} of --move-to, with this machine and port {port}?"
+
+        def hint() -> str:
+            if refused:
+                return f"; port {port} has refused {', '.join(refused)}: see --move-from and --move-to"
+            return f"; does it know {destination!r} of --move-to, with this machine and port {port}?"
+
         for batch in _batches(list(sop_classes)):
             wanted = _identifier(series, batch)
             _follow(associations, partial(association.send_c_move, wanted, destination, _MOVE), inbox, hint)
+        if inbox.n_taken < len(sop_classes) and refused:
+            raise PeerUnavailableError(f"{peer.url}: the PACS has not sent all instances{hint()}")
 
 
 def _classes(sop_classes: Mapping[str, str]) -> list[str]:
@@ -206,7 +273,9 @@ def _require(association: Any, abstract: str, service: str, peer: Peer) -> None:
         raise NotOfferedError(f"{peer.url}: the PACS offers no {service} of the study root")
 
 
-def _follow(associations: Associations, begin: Callable[[], Any], inbox: _Inbox, hint: str = "") -> None:
+def _follow(
+    associations: Associations, begin: Callable[[], Any], inbox: _Inbox, hint: Callable[[], str] = lambda: ""
+) -> None:
     """Follow an operation to its end. What is missing then is seen by whoever asked for it."""
     try:
         for status, _ in begin():
@@ -214,9 +283,9 @@ def _follow(associations: Associations, begin: Callable[[], Any], inbox: _Inbox,
                 raise inbox.error
             if "Status" not in status:
                 raise associations.broken()
-            if status.Status not in (0x0000, *_PENDING) and status.Status & 0xF000 != 0xB000:
+            if status.Status not in (0x0000, *PENDING) and status.Status & 0xF000 != 0xB000:
                 raise PeerUnavailableError(
-                    f"{associations.peer.url}: the PACS does not send: {reason(status.Status)}{hint}"
+                    f"{associations.peer.url}: the PACS does not send: {reason(status.Status)}{hint()}"
                 )
     except (PeerUnavailableError, PeerRefusedError):
         raise

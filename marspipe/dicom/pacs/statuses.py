@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from marspipe.dicom.pacs.client import Result
 
+# Of C-FIND, C-GET and C-MOVE: there is more to come.
+PENDING = (0xFF00, 0xFF01)
+
 _WORDS = {
     0x0106: "invalid attribute value",
     0x0110: "processing failure",

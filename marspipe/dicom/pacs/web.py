@@ -6,18 +6,21 @@ and does not say which instances were refused; here files go through as they are
 
 from __future__ import annotations
 
-import io
+import os
+import ssl
+import struct
 import threading
 from base64 import b64encode
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Self, cast
 
-import pydicom
 import requests
 from dicomweb_client.session_utils import create_session
 from dicomweb_client.web import DICOMwebClient
 
+from marspipe.dicom.pacs.arriving import Arrival
 from marspipe.dicom.pacs.client import (
     Commitment,
     Outgoing,
@@ -30,17 +33,24 @@ from marspipe.dicom.pacs.client import (
 )
 from marspipe.dicom.pacs.lanes import work_in_lanes
 from marspipe.dicom.pacs.multipart import InstancesBody
+from marspipe.dicom.pacs.only_part import only_part
 from marspipe.dicom.pacs.peer import Peer
 from marspipe.dicom.pacs.quiet import silence
 from marspipe.dicom.pacs.retrieving import received
 from marspipe.dicom.pacs.statuses import result_of
+from marspipe.errors import MarspipeError
 
 # Small enough for the limits that servers and the proxies before them have; one larger instance goes alone.
 _BATCH_BYTES = 16 << 20
 _BATCH_INSTANCES = 50
 _PAGE = 500
 _JSON = {"Accept": "application/dicom+json"}
-_AS_STORED = (("application/dicom", "*"),)
+# What is compressed on the way may be of any size when it is not.
+_AS_STORED = {
+    "Accept": 'multipart/related; type="application/dicom"; transfer-syntax=*',
+    "Accept-Encoding": "identity",
+}
+_CHUNK_BYTES = 1 << 18
 
 
 class WebClient:
@@ -58,16 +68,12 @@ class WebClient:
         if peer.secure:
             peer.tls.context()  # its faults come before any work
         self._own = threading.local()
-        self._sessions: list[requests.Session] = []
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        for session in self._sessions:
-            session.close()
-        self._sessions.clear()
-        self._own = threading.local()
+        self._leave()
 
     def echo(self) -> None:
         """Ask for one study, which every service can answer."""
@@ -76,22 +82,20 @@ class WebClient:
 
     def stored_instances(self, study_uid: str, series_uid: str) -> dict[str, str] | None:
         """Ask by QIDO-RS."""
-        found: dict[str, str] = {}
 
         def page(offset: int) -> list[dict[str, Any]]:
             return self._client.search_for_instances(study_uid, series_uid, limit=_PAGE, offset=offset)
 
-        for one in self._pages(page):
-            found[_value(one, "00080018")] = _value(one, "00080016")
-        return found
+        return {sop_uid: sop_class for sop_uid, sop_class in self._pages(page, "00080018", "00080016")}
 
     def send(self, instances: Sequence[Outgoing], report: Callable[[Outgoing, Result], None], *, lanes: int) -> None:
         """Send by STOW-RS, several instances in a request."""
 
         def lane(batches: Iterator[list[Outgoing]]) -> None:
-            for batch in batches:
-                for instance, result in self._store(batch):
-                    report(instance, result)
+            with self._own_session():
+                for batch in batches:
+                    for instance, result in self._store(batch):
+                        report(instance, result)
 
         work_in_lanes(_batches(instances), lanes, lane)
 
@@ -114,33 +118,69 @@ class WebClient:
         def page(offset: int) -> list[dict[str, Any]]:
             return self._client.search_for_series(search_filters=filters, limit=_PAGE, offset=offset)
 
-        tags = ("0020000D", "0020000E", "00080060")
-        return [RemoteSeries(*(_value(one, tag) for tag in tags)) for one in self._pages(page, "0020000E")]
+        found = self._pages(page, "0020000E", "0020000D", "00080060")
+        return [RemoteSeries(study_uid, series_uid, modality) for series_uid, study_uid, modality in found]
 
     def retrieve(
-        self, series: RemoteSeries, sop_classes: Mapping[str, str], receive: Callable[[Received], None], *, lanes: int
+        self,
+        series: RemoteSeries,
+        sop_classes: Mapping[str, str],
+        begin: Callable[[], Arrival],
+        receive: Callable[[Received], None],
+        *,
+        lanes: int,
     ) -> None:
-        """Fetch by WADO-RS, an instance in a request, in the transfer syntax it is held in."""
+        """Fetch by WADO-RS, an instance in a request, byte for byte as it is held."""
+        url = f"{self.peer.url}/studies/{series.study_uid}/series/{series.series_uid}/instances"
+
+        def fetch(sop_uid: str, arrival: Arrival) -> None:
+            _ = self._client
+            with (
+                self._named(),
+                self._own.session.get(
+                    f"{url}/{sop_uid}",
+                    headers=_AS_STORED,
+                    stream=True,
+                    timeout=(self.peer.connect_timeout_s, self.peer.timeout_s),
+                ) as answer,
+            ):
+                answer.raise_for_status()
+                chunks = answer.iter_content(_CHUNK_BYTES)
+                for piece in only_part(answer.headers.get("Content-Type", ""), chunks, self.peer.url):
+                    arrival.write(piece)
 
         def lane(sop_uids: Iterator[str]) -> None:
-            for sop_uid in sop_uids:
-                with self._named():
-                    dataset = self._client.retrieve_instance(
-                        series.study_uid, series.series_uid, sop_uid, media_types=_AS_STORED
-                    )
-                    content = io.BytesIO()
-                    dataset.save_as(content, enforce_file_format=True)
-                receive(received(content.getvalue(), series, self.peer))
+            with self._own_session():
+                for sop_uid in sop_uids:
+                    arrival = begin()
+                    try:
+                        fetch(sop_uid, arrival)
+                        receive(received(arrival, series, self.peer))
+                    finally:
+                        arrival.discard()
 
         work_in_lanes(list(sop_classes), lanes, lane)
+
+    @contextmanager
+    def _own_session(self) -> Iterator[None]:
+        """Close at the end what a thread has opened: threads come and go with every series."""
+        try:
+            yield
+        finally:
+            self._leave()
+
+    def _leave(self) -> None:
+        if hasattr(self._own, "session"):
+            self._own.session.close()
+            del self._own.session, self._own.client
 
     @property
     def _client(self) -> DICOMwebClient:
         """A client of this thread: sessions are not made to be shared."""
         if not hasattr(self._own, "client"):
             session = create_session()
-            self._sessions.append(session)
             _secure(session, self.peer)
+            session.hooks["response"].append(partial(_stay, self.peer))
             timeouts = (self.peer.connect_timeout_s, self.peer.timeout_s)
             client = DICOMwebClient(self.peer.url, session=session, timeout=timeouts)
             client.set_http_retry_params(retry=False)  # whoever calls tries again, with back-off
@@ -158,16 +198,17 @@ class WebClient:
                 headers={**_JSON, "Content-Type": body.content_type},
                 timeout=(self.peer.connect_timeout_s, self.peer.timeout_s),
             )
-            if answer.status_code == 413 and len(batch) > 1:
+        if answer.status_code in (400, 413, 415):
+            if len(batch) > 1:  # for the sake of one of them, or of all together
                 return [pair for one in batch for pair in self._store([one])]
-            if answer.status_code in (400, 413, 415):
-                said = "too large for the PACS" if answer.status_code == 413 else f"HTTP status {answer.status_code}"
-                return [(one, Result("refused", said)) for one in batch]
+            said = "too large for the PACS" if answer.status_code == 413 else f"HTTP status {answer.status_code}"
+            return [(batch[0], Result("refused", said))]
+        with self._named():
             # 409: none was stored, for the reasons in the answer.
             if answer.status_code != 409:
                 answer.raise_for_status()
             stored, failed = _outcome(answer)
-        if answer.status_code == 200 and not stored and not failed:
+        if answer.status_code == 200 and not answer.content:
             return [(one, Result("stored")) for one in batch]  # an answer without details: all of it
         results = []
         for one in batch:
@@ -179,14 +220,17 @@ class WebClient:
                 results.append((one, Result("refused", f"HTTP status {answer.status_code}, without a reason")))
         return results
 
-    def _pages(self, page: Callable[[int], list[dict[str, Any]]], tag: str = "00080018") -> Iterator[dict[str, Any]]:
-        """Yield all that a search finds, page by page; some servers give the same page whatever the offset."""
+    def _pages(self, page: Callable[[int], list[dict[str, Any]]], *tags: str) -> Iterator[tuple[str, ...]]:
+        """Yield the values of some attributes, of which the first is a UID, of all that a search finds.
+
+        It comes page by page; some servers give the same page whatever the offset.
+        """
         seen: set[str] = set()
         while True:
             with self._named():
-                found = page(len(seen))
-            fresh = [one for one in found if _value(one, tag) not in seen]
-            seen.update(_value(one, tag) for one in fresh)
+                found = (tuple(_value(one, tag) for tag in tags) for one in page(len(seen)))
+                fresh = [values for values in found if values[0] not in seen]
+            seen.update(values[0] for values in fresh)
             yield from fresh
             if not fresh:
                 return
@@ -197,7 +241,11 @@ class WebClient:
         url = self.peer.url
         try:
             yield
-        except requests.exceptions.SSLError:
+        except MarspipeError:
+            raise
+        except requests.exceptions.SSLError as error:
+            if _broke_off(error):
+                raise PeerUnavailableError(f"{url}: the TLS connection broke off") from None
             raise PeerRefusedError(
                 f"{url}: no trusted TLS connection: give the right CA with --tls-ca, and --tls-certificate if the PACS "
                 "asks for one"
@@ -223,9 +271,12 @@ class WebClient:
             raise PeerUnavailableError(
                 f"{url}: no connection: does the PACS listen on port {self.peer.port}?"
             ) from None
+        except requests.exceptions.InvalidJSONError:
+            raise PeerRefusedError(f"{url}: the answer is not that of a DICOMweb service") from None
         except requests.exceptions.RequestException:
             raise PeerUnavailableError(f"{url}: the answer broke off or is no HTTP") from None
-        except (ValueError, KeyError, pydicom.errors.InvalidDicomError):
+        # What is expected of an answer, by us and by the libraries, and not there.
+        except (ValueError, LookupError, TypeError, AttributeError, EOFError, struct.error):
             raise PeerRefusedError(f"{url}: the answer is not that of a DICOMweb service") from None
 
 
@@ -247,11 +298,33 @@ def _secure(session: requests.Session, peer: Peer) -> None:
     elif credentials.user is not None and credentials.password is not None:
         pair = f"{credentials.user}:{credentials.password.get_secret_value()}"
         session.auth = _Authorization(f"Basic {b64encode(pair.encode()).decode('ascii')}")
-    if tls.ca_path is not None:
-        session.trust_env = False  # REQUESTS_CA_BUNDLE would take its place
-        session.verify = str(tls.ca_path)
+    # Without the environment: credentials of a .netrc would go where ours may not, and REQUESTS_CA_BUNDLE would take
+    # the place of a CA that is given. Proxies are taken from it all the same.
+    session.trust_env = False
+    session.proxies.update(requests.utils.get_environ_proxies(peer.url))
+    session.verify = str(tls.ca_path) if tls.ca_path is not None else os.environ.get("REQUESTS_CA_BUNDLE") or True
     if tls.certificate_path is not None:
         session.cert = (str(tls.certificate_path), str(tls.key_path or tls.certificate_path))
+
+
+def _stay(peer: Peer, answer: requests.Response, *_: object, **__: object) -> None:
+    """Refuse to be sent elsewhere: a POST would become a GET there, and what is private might go in the clear."""
+    if answer.is_redirect:
+        answer.close()
+        raise PeerRefusedError(
+            f"{peer.url}: the PACS sends us on to another address (HTTP status {answer.status_code}): give that one"
+        )
+
+
+def _broke_off(error: BaseException) -> bool:
+    """Return whether what is behind an error is the end of a connection, as of a PACS that starts anew."""
+    causes: list[object] = [error]
+    for cause in causes:
+        if isinstance(cause, ssl.SSLEOFError | ssl.SSLZeroReturnError):
+            return True
+        if isinstance(cause, BaseException) and len(causes) < 16:
+            causes += [*cause.args, getattr(cause, "reason", None), cause.__context__]
+    return False
 
 
 def _batches(instances: Sequence[Outgoing]) -> list[list[Outgoing]]:
@@ -271,7 +344,7 @@ def _outcome(answer: requests.Response) -> tuple[set[str], dict[str, int]]:
     if not answer.content or "json" not in answer.headers.get("Content-Type", ""):
         return set(), {}
     content = answer.json()
-    response = (content[0] if content else {}) if isinstance(content, list) else content
+    response = content[0] if isinstance(content, list) and len(content) == 1 else content
     stored = {_value(one, "00081155") for one in _items(response, "00081199")}
     failed = {_value(one, "00081155"): int(_value(one, "00081197") or 0x0110) for one in _items(response, "00081198")}
     return stored, failed

@@ -11,6 +11,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import pairwise
+from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import Any
 from uuid import uuid4
 
@@ -120,9 +122,11 @@ def _from_pacs(peer: Peer, dicom_uri: str, header: SeriesHeader, reads: int, cha
 
         def fetched(wanted: list[str], lanes: int) -> list[NDArray[np.float64]]:
             found: list[NDArray[np.float64]] = []
-            client.retrieve(
-                series, dict.fromkeys(wanted, CT_IMAGE), lambda one: found.append(read_slice(one.content)), lanes=lanes
-            )
+
+            def begin() -> _Unkept:
+                return _Unkept(lambda content: found.append(read_slice(content)))
+
+            client.retrieve(series, dict.fromkeys(wanted, CT_IMAGE), begin, lambda _: None, lanes=lanes)
             return found
 
         def one() -> None:
@@ -136,6 +140,28 @@ def _from_pacs(peer: Peer, dicom_uri: str, header: SeriesHeader, reads: int, cha
             _measured("slice: PACS by WADO-RS", size, one, reads, {}),
             _measured("series: PACS by WADO-RS", size, whole, _WHOLE, {}),
         ]
+
+
+class _Unkept:
+    """A file for an instance that is read when it is whole, and dropped."""
+
+    def __init__(self, read: Callable[[bytes], None]) -> None:
+        self._file, self._read = NamedTemporaryFile(suffix=".dcm"), read
+        self.path = Path(self._file.name)
+
+    def write(self, data: bytes) -> None:
+        self._file.write(data)
+
+    def flush(self) -> None:
+        self._file.flush()
+
+    def place(self, study_uid: str, series_uid: str, sop_uid: str) -> bool:
+        del study_uid, series_uid, sop_uid
+        self._read(self.path.read_bytes())
+        return True
+
+    def discard(self) -> None:
+        self._file.close()
 
 
 def _check(stack: NDArray[np.floating], shape: tuple[int, int, int]) -> None:

@@ -20,7 +20,7 @@ from marspipe.dicom.ct import series_files
 from marspipe.dicom.enhanced import enhanced_files, enhanced_instances
 from marspipe.dicom.parametric_map import parametric_map_files, parametric_map_instances
 from marspipe.dicom.series import SeriesHeader
-from marspipe.errors import OutputExistsError
+from marspipe.errors import BusyError, OutputExistsError
 from marspipe.pipeline.export.options import DicomOptions
 from marspipe.pipeline.export.slices import Run, numbered, numbers, runs_of_slices
 from marspipe.pipeline.export.stored_range import stored_ranges
@@ -29,6 +29,7 @@ from marspipe.pipeline.spark.watch import watch_stages
 from marspipe.show.progress import Progress
 from marspipe.store import storage
 from marspipe.store.commit import commit, committed
+from marspipe.store.lock import Lock, held
 from marspipe.store.volume import Volume, open_volume
 
 _INSTANCES = {"enhanced-ct": enhanced_instances, "parametric-map": parametric_map_instances}
@@ -81,16 +82,26 @@ def export_dicom(
     ------
     InputError
         If the volume lacks what the objects need, or an option does not fit it.
+    BusyError
+        If another export to the folder is running.
     RunError
         If the run failed; what was there before stays.
     """
-    options = options or DicomOptions()
+    options, out_uri = options or DicomOptions(), storage.absolute(out_uri)
+    folder_uri, name = posixpath.split(out_uri.rstrip("/"))
+    with held(folder_uri, f"an export to {name}", name=f".{name}.lock.json") as lock:
+        return _export(spark, volume_uri, out_uri, options, progress, lock)
+
+
+def _export(
+    spark: SparkSession, volume_uri: str, out_uri: str, options: DicomOptions, progress: Progress, lock: Lock
+) -> Exported:
     volume = open_volume(volume_uri)
     planned = options.plan(volume)
     ranges = stored_ranges(spark, volume_uri, planned, progress=progress)
     planned = options.plan(volume, ranges)  # the range is part of what a series is
     work = _work(spark, volume, planned, options)
-    part_uri = _beside(out_uri)
+    part_uri = _beside(out_uri, "part")
     storage.remove_tree(part_uri)
 
     def write(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
@@ -116,8 +127,10 @@ def export_dicom(
             for bin_, header in planned.items()
         }
         commit(part_uri, _metadata(volume, options, series))
-        storage.remove_tree(out_uri)
-        storage.rename(part_uri, out_uri)
+        lock.check()
+        _put_in_place(part_uri, out_uri)
+    except BusyError:
+        raise  # what is being made there is another job's
     except BaseException:
         storage.remove_tree(part_uri)
         raise
@@ -171,7 +184,22 @@ def _metadata(volume: Volume, options: DicomOptions, series: Mapping[int, Mappin
     }
 
 
-def _beside(uri: str) -> str:
-    """Return the URI of the folder in which another one is made."""
+def _put_in_place(part_uri: str, out_uri: str) -> None:
+    """Let a folder take the place of another, which is removed when that is done and comes back if it fails."""
+    old_uri = _beside(out_uri, "old")
+    storage.remove_tree(old_uri)
+    if storage.exists(out_uri):
+        storage.rename(out_uri, old_uri)
+    try:
+        storage.rename(part_uri, out_uri)
+    except BaseException:
+        if storage.exists(old_uri) and not storage.exists(out_uri):
+            storage.rename(old_uri, out_uri)
+        raise
+    storage.remove_tree(old_uri)
+
+
+def _beside(uri: str, what: str) -> str:
+    """Return the URI of a hidden folder beside another, in which it is made or kept meanwhile."""
     parent, name = posixpath.split(uri.rstrip("/"))
-    return storage.join(parent, f".{name}.part") if parent else f".{name}.part"
+    return storage.join(parent, f".{name}.{what}")

@@ -41,7 +41,7 @@ class DicomLook:
     uri : str
     series : list of Series
     unread : list of Unread
-        DICOM files that are damaged or of a kind that is not read.
+        DICOM files that are damaged or of a kind that is not read, and files that cannot be read at all.
     others : int
         Files that are not DICOM.
     """
@@ -65,12 +65,15 @@ class DicomLook:
         others = 0
         for name, file in files_below(uri):
             try:
-                instances.append(read_instance(partial(storage.open_input, file), name, warn=False))
-            except InputError as error:
-                if looks_dicom(file):
-                    unread.append(Unread(name, str(error).removeprefix(f"{name}: ")))
-                else:
-                    others += 1
+                try:
+                    instances.append(read_instance(partial(storage.open_input, file), name, warn=False))
+                except InputError as error:
+                    if looks_dicom(file):
+                        unread.append(Unread(name, str(error).removeprefix(f"{name}: ")))
+                    else:
+                        others += 1
+            except OSError as error:  # it has vanished, or may not be read: the others can be looked at
+                unread.append(Unread(name, f"cannot be read: {_cause(error)}"))
         if not instances and not unread:
             raise InputError(f"{uri}: there is no DICOM file among {others} files")
         return cls(uri, sort_series(instances), unread, others)
@@ -173,8 +176,8 @@ def _pixel_lines(series: Series) -> list[Line]:
             if known.size:
                 low, high = min(low, float(known.min())), max(high, float(known.max()))
                 total, count = total + float(known.sum(dtype=np.float64)), count + known.size
-    except InputError as error:
-        return [*lines, ("values", f"cannot be read: {error}")]
+    except (InputError, OSError) as error:
+        return [*lines, ("values", f"cannot be read: {_cause(error)}")]
     units = ", ".join(dict.fromkeys(p.frame.line.units for p in planes))
     text = f"{low:.6g} to {high:.6g}, mean {total / count:.6g} {units}" if count else f"none, {units}"
     if count < size:
@@ -182,6 +185,11 @@ def _pixel_lines(series: Series) -> list[Line]:
     if len(chosen) < len(planes):
         text += f"; from {len(chosen)} of {len(planes)} slices, evenly spread"
     return [*lines, ("values", text)]
+
+
+def _cause(error: Exception) -> str:
+    """Return what an error says, without the number and path that an OSError adds."""
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)
 
 
 def _judgment(series: Series) -> list[Line]:

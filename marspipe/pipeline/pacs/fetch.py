@@ -72,6 +72,8 @@ def fetch(
 ) -> list[FetchedSeries]:
     """Fetch the series that match, by C-GET, C-MOVE or WADO-RS; what lies in the landing zone is not fetched again.
 
+    An instance goes to the zone's disk as it comes, so that its size does not matter.
+
     Parameters
     ----------
     peer : Peer
@@ -101,9 +103,10 @@ def fetch(
     Raises
     ------
     InputError
-        If nothing is asked for, or nothing matches.
+        If nothing is asked for, nothing matches, or the port of ``move_to`` cannot be listened on, or not safely.
     RunError
-        If a series stays incomplete, or the landing zone is full. What has come stays, to be gone on from.
+        If a series stays incomplete, the PACS sends what is no instance of it, or the landing zone is full. What has
+        come stays, to be gone on from.
     """
     if not any((query.study_uid, query.series_uid, query.patient_id, query.accession_number)):
         raise InputError("name what to fetch: a study or series UID, a patient ID or an accession number")
@@ -147,14 +150,14 @@ def _fetch_series(
     progress: Progress,
 ) -> FetchedSeries:
     place = series.study_uid, series.series_uid
-    lock, listed, missing, came = Lock(), dict[str, str](), dict[str, str](), set[str]()
+    lock, listed, missing, awaited, came = Lock(), dict[str, str](), dict[str, str](), set[str](), set[str]()
     with progress.stage("fetch", unit="instances") as stage:
 
         def receive(one: Received) -> None:
-            zone.put(one.study_uid, one.series_uid, one.sop_uid, one.content)
             with lock:
                 came.add(one.sop_uid)
-                done = len(listed) - len(missing) + len(came & missing.keys())
+                awaited.discard(one.sop_uid)
+                done = len(listed) - len(awaited)
             stage.update(done, len(listed))
 
         while True:
@@ -163,9 +166,10 @@ def _fetch_series(
             try:
                 listed = _listed(client, peer, series)
                 missing = {uid: name for uid, name in listed.items() if not zone.holds(*place, uid)}
+                awaited = set(missing)
                 stage.update(len(listed) - len(missing), len(listed))
                 if missing:
-                    client.retrieve(series, missing, receive, lanes=lanes)
+                    client.retrieve(series, missing, zone.arrive, receive, lanes=lanes)
                     missing = {uid: name for uid, name in missing.items() if not zone.holds(*place, uid)}
                 if not missing:
                     break

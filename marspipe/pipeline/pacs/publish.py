@@ -9,6 +9,7 @@ from threading import Lock
 from typing import Any, Literal
 
 from marspipe.dicom.pacs.client import Commitment, Outgoing, PacsClient, PeerUnavailableError, Result
+from marspipe.dicom.pacs.commitment import check_port
 from marspipe.dicom.pacs.connect import connect
 from marspipe.dicom.pacs.peer import Peer
 from marspipe.pipeline.pacs.folder import instances_in
@@ -122,10 +123,12 @@ def publish(
     Raises
     ------
     InputError
-        If the folder cannot be published.
+        If the folder cannot be published, or the peer could not answer on the port.
     PeerRefusedError
         If the peer does not want us.
     """
+    if commit != "no" and commit_port is not None and peer.protocol == "dimse":
+        check_port(peer, commit_port)
     instances = instances_in(dicom_uri, progress)
     patience = patience or Patience()
     with connect(peer, decompress=decompress, listen=commit_port) as client:
@@ -134,6 +137,8 @@ def publish(
         found = work.look_for_all() if verify and not failed else None
         commitment = None
         if commit != "no" and not failed and not work.failures:
+            if peer.protocol == "dimse":
+                progress.note(f"asking for storage commitment, for at most {commit_wait_s:g} s")
             commitment = work.commit(commit_wait_s, required=commit == "required")
     failures = dict(Counter(work.failures.values()).most_common())
     return Published(

@@ -5,19 +5,18 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from marspipe.dicom.pacs.allow_list import AllowList
 from marspipe.dicom.pacs.arriving import RefusedInstanceError, StoreStatus
 from marspipe.dicom.pacs.receiver import AssociationSummary, Receiver, Refusal
-from marspipe.dicom.pacs.receiver_settings import DEFAULT_AE_TITLE, DEFAULT_PORT, ReceiverSettings, ReceiverTls
-from marspipe.errors import InputError
+from marspipe.dicom.pacs.receiver_settings import ReceiverSettings
+from marspipe.errors import InputError, RunError
 from marspipe.log import log_event
 from marspipe.store.landing import Arrival, FullError, LandingZone, OtherInstanceError
 
-_PATIENCE_S = 5.0
 _LOOK_S = 0.2
 
 
@@ -40,47 +39,12 @@ class Received:
     data_bytes: int = 0
 
 
-def receiver_settings(
-    *,
-    bind: str = "127.0.0.1",
-    port: int = DEFAULT_PORT,
-    ae_title: str = DEFAULT_AE_TITLE,
-    allow: tuple[str, ...] = (),
-    certificate: str | None = None,
-    key: str | None = None,
-    ca: str | None = None,
-    max_associations: int = 8,
-    timeout_s: float = 60.0,
-) -> ReceiverSettings:
-    """Return how a receiver listens, from what a user writes.
-
-    Parameters
-    ----------
-    bind, port, ae_title, max_associations, timeout_s
-        As :class:`ReceiverSettings` has them.
-    allow : tuple of str
-        Entries of :class:`AllowList`.
-    certificate, key, ca : str, optional
-        Files of :class:`ReceiverTls`.
-
-    Raises
-    ------
-    InputError
-        If an entry is wrong, or a key or CA is given without a certificate.
-    """
-    if certificate is None and (key or ca):
-        raise InputError("TLS needs our own certificate: give --tls-cert too")
-    tls = None if certificate is None else ReceiverTls(Path(certificate), _path(key), _path(ca))
-    return ReceiverSettings(bind, port, ae_title, AllowList(allow), tls, max_associations, timeout_s)
-
-
 def receive(
     zone: LandingZone,
     settings: ReceiverSettings,
     stop: threading.Event,
     *,
     say: Callable[[str], None],
-    patience_s: float = _PATIENCE_S,
 ) -> Received:
     """Receive instances until told to stop.
 
@@ -91,16 +55,18 @@ def receive(
     settings : ReceiverSettings
         How to listen.
     stop : threading.Event
-        Set to stop: open associations then have ``patience_s`` to end, and are aborted.
+        Set to stop: open associations then have a while to end, see :meth:`Receiver.stop`, and are aborted.
     say : callable
         Given one line when it listens, one for every refusal and one for every association; called from any thread.
-    patience_s : float
-        See ``stop``.
 
     Raises
     ------
     InputError
         If a setting is wrong, or the port cannot be used.
+    BusyError
+        If another program listens there.
+    RunError
+        If the machine does not have the address now, or the receiver has stopped listening by itself.
     """
     account = _Account(say)
     receiver = Receiver(
@@ -117,14 +83,15 @@ def receive(
             f"{settings.ae_title} listens on {settings.bind}, port {receiver.port}{secured}, for {who}; instances go "
             f"to {zone.root_uri}"
         )
-        log_event("receiver_started", bind=settings.bind, port=receiver.port, ae_title=settings.ae_title)
+        _log("receiver_started", bind=settings.bind, port=receiver.port, ae_title=settings.ae_title)
         # With a limit: a signal that another thread was given does not end a wait of the main thread.
         while not stop.wait(_LOOK_S):
-            pass
+            if not receiver.listens:
+                raise RunError(f"the receiver on {settings.bind}, port {receiver.port} has stopped listening")
     finally:
-        receiver.stop(patience_s)
+        receiver.stop()
         total = account.total
-        log_event("receiver_stopped", associations=total.associations, stored=total.stored, refused=total.refused)
+        _log("receiver_stopped", associations=total.associations, stored=total.stored, refused=total.refused)
     return account.total
 
 
@@ -140,7 +107,7 @@ class _Account:
         title = None if refusal.ae_title is None else _printable(refusal.ae_title)
         peer = refusal.address if title is None else f"{title} at {refusal.address}"
         self.say(f"refused {peer}: {refusal.reason}")
-        log_event(
+        _log(
             "association_refused",
             level=logging.WARNING,
             address=refusal.address,
@@ -166,7 +133,7 @@ class _Account:
             f"{title} at {summary.address}: {', '.join(parts)}; {summary.data_bytes / 1e6:.1f} MB in "
             f"{summary.seconds:.1f} s, {summary.end}"
         )
-        log_event(
+        _log(
             "association_finished",
             level=logging.WARNING if refused or summary.end != "released" else logging.INFO,
             address=summary.address,
@@ -227,10 +194,12 @@ def _as_status() -> Iterator[None]:
         raise RefusedInstanceError(StoreStatus.FAILED, "the landing zone cannot be written") from error
 
 
+def _log(event: str, *, level: int = logging.INFO, **fields: Any) -> None:
+    """Log an event; a log that cannot be written for a while, as when its folder is gone, must not end a thread."""
+    with suppress(OSError):
+        log_event(event, level=level, **fields)
+
+
 def _printable(title: str) -> str:
     """Return an AE title from the network as it may be printed."""
     return "".join(c if 32 <= ord(c) < 127 else "?" for c in title[:16])
-
-
-def _path(name: str | None) -> Path | None:
-    return None if name is None else Path(name)

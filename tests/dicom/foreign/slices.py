@@ -15,14 +15,13 @@ from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
 from marspipe.dicom.foreign.instance import Instance, read_instance
-from tests.conftest import CASES
 
 DATA = Path(__file__).resolve().parents[2] / "data" / "dicom_ct"
-PHILIPS = CASES / "dicom_ct" / "philips_phantom_S21570_S2010"
 PRIVATE = {"PatientName": "Doe^Jane", "PatientID": "ID-77123", "AccessionNumber": "ACC-9911", "StudyDate": "19991231"}
 
 SERIES_UID = "2.25.1001"
 AXIAL = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
+STORED = (np.arange(48 * 64).reshape(48, 64) * 7 - 300).astype(np.int16)
 
 
 def ct_dataset(
@@ -107,6 +106,10 @@ def after_meta(content: bytes) -> bytes:
     """What follows the file meta."""
     length = struct.unpack("<I", content[140:144])[0]
     return content[144 + length :]
+
+
+def quiet(content: bytes, origin: str = "a.dcm") -> Instance:
+    return read_instance(content, origin, warn=False)
 
 
 def ct(stored: NDArray[Any], *arguments: Any, origin: str = "slice.dcm", **changes: Any) -> Instance:

@@ -15,21 +15,9 @@ from pydicom.pixels.encoders.base import get_encoder
 from pydicom.uid import DeflatedExplicitVRLittleEndian, JPEG2000Lossless, RLELossless
 
 from marspipe.dicom.foreign.elements import EXPLICIT_LITTLE, Window, elements
-from marspipe.dicom.foreign.instance import Instance, read_instance
+from marspipe.dicom.foreign.instance import read_instance
 from marspipe.errors import InputError, RawFormatError
-from tests.dicom.foreign.slices import DATA, as_bytes, ct_dataset, meta_bytes
-
-STORED = (np.arange(48 * 64).reshape(48, 64) * 7 - 300).astype(np.int16)
-
-
-def quiet(content: bytes, origin: str = "a.dcm") -> Instance:
-    return read_instance(content, origin, warn=False)
-
-
-@pytest.fixture
-def small() -> bytes:
-    return (DATA / "CT_small.dcm").read_bytes()
-
+from tests.dicom.foreign.slices import STORED, as_bytes, ct_dataset, meta_bytes, quiet
 
 # --- broken sequences ------------------------------------------------------------------------------------------------
 

@@ -14,10 +14,19 @@ from marspipe.dicom.foreign import ForeignDicomWarning
 from marspipe.dicom.foreign.instance import Instance, read_instance
 from marspipe.dicom.foreign.series import check_series, series_geometry
 from marspipe.dicom.foreign.volume import read_series
-from tests.conftest import CASES
-from tests.dicom.foreign.slices import DATA, PHILIPS
+from tests.dicom.foreign.slices import DATA
+from tests.lacking import require_cases
 
-needs_cases = pytest.mark.skipif(not PHILIPS.exists(), reason="the shared cases are not beside this checkout")
+
+@pytest.fixture
+def cases() -> Path:
+    return require_cases("dicom_ct")
+
+
+@pytest.fixture
+def phantom(cases: Path) -> list[Path]:
+    """By name: I10, I100, I110 .."""
+    return sorted((cases / "philips_phantom_S21570_S2010").iterdir())
 
 
 def read(path: Path, warn: bool = True) -> Instance:
@@ -77,10 +86,9 @@ def test_implicit_vr_in_an_explicit_file_and_lossless_jpeg(tmp_path: Path, dicom
     np.testing.assert_array_equal(image.pixels(), read(plain).pixels())
 
 
-@needs_cases
-def test_lossy_image_is_near_its_original() -> None:
+def test_lossy_image_is_near_its_original(cases: Path) -> None:
     lossy = read(DATA / "693_J2KI.dcm")
-    original = read(CASES / "dicom_ct" / "693_UNCR.dcm")
+    original = read(cases / "693_UNCR.dcm")
     assert lossy.frames[0].position_mm == original.frames[0].position_mm
     inside = np.isfinite(original.pixels())
     difference = np.abs(lossy.stored().astype(float) - original.stored())[inside]
@@ -89,17 +97,15 @@ def test_lossy_image_is_near_its_original() -> None:
     np.testing.assert_array_equal(lossy.stored(), pydicom.dcmread(DATA / "693_J2KI.dcm").pixel_array)
 
 
-@needs_cases
-def test_padding_is_no_value() -> None:
-    image = read(CASES / "dicom_ct" / "693_UNCR.dcm")
-    expected = pydicom.dcmread(CASES / "dicom_ct" / "693_UNCR.dcm").pixel_array == -2000
+def test_padding_is_no_value(cases: Path) -> None:
+    image = read(cases / "693_UNCR.dcm")
+    expected = pydicom.dcmread(cases / "693_UNCR.dcm").pixel_array == -2000
     assert expected.any()
     np.testing.assert_array_equal(np.isnan(image.pixels()), expected)
 
 
-@needs_cases
-def test_enhanced_image() -> None:
-    path = CASES / "dicom_ct" / "eCT_Supplemental.dcm"
+def test_enhanced_image(cases: Path) -> None:
+    path = cases / "eCT_Supplemental.dcm"
     image = read(path)
     assert [frame.position_mm for frame in image.frames] == [(99.5, -301.5, -159.0), (99.5, -301.5, -149.0)]
     assert image.units == "ml/100ml/s"  # by the real world values; its rescale type is unspecified
@@ -113,9 +119,8 @@ def test_enhanced_image() -> None:
     assert volume.grid.axis_mm("x")[-1] == pytest.approx(99.5)
 
 
-@needs_cases
-def test_phantom_of_28_slices() -> None:
-    instances = [read(path) for path in sorted(PHILIPS.iterdir())]  # by name: I10, I100, I110 ...
+def test_phantom_of_28_slices(phantom: list[Path]) -> None:
+    instances = [read(path) for path in phantom]
     assert check_series(instances) == []
     geometry = series_geometry(instances)
     assert geometry.shape == (28, 512, 512)
@@ -138,9 +143,8 @@ def test_phantom_of_28_slices() -> None:
     assert float(middle.max()) > 500  # the skull
 
 
-@needs_cases
-def test_phantom_with_a_slice_missing_and_one_twice() -> None:
-    instances = sorted((read(p) for p in PHILIPS.iterdir()), key=lambda i: i.frames[0].position_mm or ())
+def test_phantom_with_a_slice_missing_and_one_twice(phantom: list[Path]) -> None:
+    instances = sorted((read(path) for path in phantom), key=lambda i: i.frames[0].position_mm or ())
     assert check_series(instances[:13] + instances[14:]) == [
         "uneven slice spacing: between slices 12 and 13: 10 mm, elsewhere 5 mm (1 slice missing)"
     ]

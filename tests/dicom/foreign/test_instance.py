@@ -22,21 +22,11 @@ from pydicom.uid import (
 )
 
 from marspipe.dicom.foreign import ForeignDicomWarning
-from marspipe.dicom.foreign.instance import Instance, read_instance
+from marspipe.dicom.foreign.instance import read_instance
 from marspipe.errors import InputError, RawFormatError
-from tests.dicom.foreign.slices import DATA, PRIVATE, after_meta, as_bytes, bare, ct, ct_dataset, meta_bytes
+from tests.dicom.foreign.slices import PRIVATE, STORED, after_meta, as_bytes, bare, ct, ct_dataset, meta_bytes, quiet
 
-STORED = (np.arange(48 * 64).reshape(48, 64) * 7 - 300).astype(np.int16)
 COUNTS = (np.arange(48 * 64).reshape(48, 64) * 7).astype(np.uint16)
-
-
-def quiet(content: bytes, origin: str = "a.dcm") -> Instance:
-    return read_instance(content, origin, warn=False)
-
-
-@pytest.fixture
-def small() -> bytes:
-    return (DATA / "CT_small.dcm").read_bytes()
 
 
 # --- how a file is written -------------------------------------------------------------------------------------------

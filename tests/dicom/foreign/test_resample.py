@@ -69,6 +69,12 @@ def test_empty_voxels_stay_empty_and_do_not_spread(rng: np.random.Generator) -> 
     steps, origin = np.diag([2.0, 1.0, 1.0]), np.zeros(3)
     grid = VolumeGrid((4, 5, 6), (2.0, 1.0, 1.0), (3.0, 2.0, 2.5))
     np.testing.assert_allclose(onto_grid(stack, origin, steps, grid), stack, rtol=1e-6)
+    between = onto_grid(stack, origin, steps, VolumeGrid((3, 4, 5), (2.0, 1.0, 1.0), (3.0, 2.0, 2.5)))
+    empty = np.zeros((3, 4, 5), dtype=bool)
+    empty[0:2, 1:3, 2:4] = True  # all of which the empty voxel is a corner
+    np.testing.assert_array_equal(np.isnan(between), empty)
+    corners = np.lib.stride_tricks.sliding_window_view(stack, (2, 2, 2)).mean(axis=(3, 4, 5))
+    np.testing.assert_allclose(between, corners, atol=1e-6)
 
 
 def test_a_plane_makes_no_volume() -> None:
