@@ -11,6 +11,7 @@ import pytest
 
 from marspipe.dicom.pacs.client import PeerRefusedError, Query, Result
 from marspipe.dicom.pacs.connect import connect
+from marspipe.dicom.pacs.credentials import Credentials
 from marspipe.dicom.pacs.peer import parse_peer
 from marspipe.pipeline.pacs.folder import instances_in
 from marspipe.pipeline.pacs.patience import Patience
@@ -126,6 +127,20 @@ def test_connections_do_not_outlive_their_work(dicom_folder: Path, progress: Pro
                 client.send(instances, lambda _, result: results.append(result), lanes=2)
             wait_until(lambda: not peer.open, "all connections of the lanes are closed")
         assert len(results) == 5 * N_INSTANCES
+
+
+def test_a_bearer_token_opens_the_door() -> None:
+    with web_peer(lambda *_: Answer(200, b"[]")) as door:
+        for token, let_in in ((None, False), ("wrong", False), ("right-Token_1~", True)):
+            peer = parse_peer(door.url, credentials=Credentials.model_validate({"token": token} if token else {}))
+            door.asks_for = "Bearer right-Token_1~"
+            with connect(peer) as client:
+                if let_in:
+                    client.echo()
+                    continue
+                said = "does not accept these credentials" if token else "asks for credentials"
+                with pytest.raises(PeerRefusedError, match=rf"the PACS {said} \(HTTP status 401\)"):
+                    client.echo()
 
 
 def test_a_netrc_does_not_send_its_credentials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -34,12 +34,15 @@ class WebPeer:
         Headers of every request.
     open : set
         Client ports of the connections that are open.
+    asks_for : str or None
+        The header Authorization that it wants; None for no one's.
     """
 
     url: str
     asked: list[tuple[str, str]] = field(default_factory=list)
     headers: list[Mapping[str, str]] = field(default_factory=list)
     open: set[int] = field(default_factory=set)
+    asks_for: str | None = None
 
 
 @contextmanager
@@ -61,7 +64,8 @@ def web_peer(answer: Callable[[str, str, bytes], Answer]) -> Iterator[WebPeer]:
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
             peer.asked.append((self.command, self.path))
             peer.headers.append(dict(self.headers.items()))
-            given = answer(self.command, self.path, body)
+            known = peer.asks_for in (None, self.headers.get("Authorization"))
+            given = answer(self.command, self.path, body) if known else Answer(401)
             self.send_response(given.status)
             self.send_header("Content-Length", str(len(given.content)))
             for name, value in {"Content-Type": JSON, **given.headers}.items():
