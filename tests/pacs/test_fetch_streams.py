@@ -250,7 +250,7 @@ RELATED = 'multipart/related; type="application/dicom"; boundary='
     ("kind", "content", "said"),
     [
         ("text/html", b"<html>Please log in</html>", "is not multipart/related"),
-        ("application/dicom", b"\0" * 128 + b"DICM", "is not multipart/related"),
+        ("application/dicom", b"no instance", "not a DICOM file, or a damaged one"),
         ("multipart/related", b"--b\r\n" + PART + b"x\r\n--b--", "is not multipart/related"),
         (f"{RELATED}b", b"--b\r\nContent-Type: text/html\r\n\r\nx\r\n--b--", "is no part of type application/dicom"),
         (f"{RELATED}b", b"--b\r\n" + PART + b"x\r\n--b\r\n" + PART + b"x\r\n--b--", "has more than one part"),
@@ -294,6 +294,16 @@ def test_connections_are_used_again(tmp_path: Path) -> None:
         assert [one.sop_uid for one in came] == list(held)
         assert {path.read_bytes() for path in (tmp_path / "zone").rglob("*.dcm")} == set(held.values())
     assert len(connections) == 1
+
+
+@pytest.mark.parametrize("kind", ["application/dicom", "application/dicom; transfer-syntax=1.2.840.10008.1.2.1"])
+def test_an_instance_without_parts_about_it_is_taken(kind: str, tmp_path: Path) -> None:
+    held = write(tmp_path / "held.dcm", instance(0)).read_bytes()
+    answer = Answer(200, held, {"Content-Type": kind})
+    with web_peer(lambda *_: answer) as peer, zone_of(tmp_path / "zone") as zone:
+        (came,) = retrieved(peer.url, RemoteSeries(STUDY, f"{SERIES}.0"), zone)
+        (path,) = (tmp_path / "zone").rglob("*.dcm")
+        assert (path.stem, path.read_bytes()) == (came.sop_uid, held)
 
 
 def pieces(content: bytes, size: int) -> list[bytes]:

@@ -98,7 +98,7 @@ def listening(
             ae_title=ae_title,
             evt_handlers=[(evt.EVT_CONN_CLOSE, _wake), *handlers],
             server_class=ReceiverServer,
-            receiver=ours,
+            door=ours,
         )
     except OSError as error:
         raise InputError(f"port {port} cannot be listened on: {error.strerror}") from error
@@ -117,7 +117,7 @@ def listening(
 
 @dataclass
 class _Port:
-    """Whom the server asks about connections, in the place of a receiver."""
+    """The door of such a port."""
 
     settings: ReceiverSettings
     tls_context: ssl.SSLContext | None

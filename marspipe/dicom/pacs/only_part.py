@@ -16,6 +16,8 @@ _MAX_AROUND_BYTES = 1 << 16
 def only_part(content_type: str, chunks: Iterable[bytes], name: str) -> Iterator[bytes]:
     """Yield the content of the only part of a ``multipart/related`` message, in pieces.
 
+    A message that is ``application/dicom`` itself, as some servers answer who is asked for one instance, is given on.
+
     Parameters
     ----------
     content_type : str
@@ -34,6 +36,9 @@ def only_part(content_type: str, chunks: Iterable[bytes], name: str) -> Iterator
     """
     message = Message()
     message["Content-Type"] = content_type
+    if message.get_content_type() == "application/dicom":
+        yield from chunks
+        return
     boundary = message.get_boundary()
     if message.get_content_type() != "multipart/related" or not boundary:
         raise RunError(f"{name}: the answer to WADO-RS is not multipart/related")

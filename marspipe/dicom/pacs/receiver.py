@@ -185,7 +185,7 @@ class Receiver:
                     (evt.EVT_C_STORE, self._store),
                 ],
                 server_class=ReceiverServer,
-                receiver=self,
+                door=self,
             )
         except (OSError, ValueError, OverflowError) as error:
             said = error.strerror if isinstance(error, OSError) and error.strerror else "not an address of this machine"

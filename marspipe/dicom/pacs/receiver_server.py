@@ -1,26 +1,50 @@
-"""The receiver's server: a thread for every connection, which no peer can keep busy for long."""
+"""The server of a receiver, or of a port for one operation: a thread a connection, which no peer can keep busy."""
 
 from __future__ import annotations
 
 import socket
 import socketserver
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from pynetdicom.transport import RequestHandler, ThreadedAssociationServer
 
-from marspipe.dicom.pacs.arriving import ArrivingMessages, BoundedSocket
-
-if TYPE_CHECKING:
-    from marspipe.dicom.pacs.receiver import Receiver
+from marspipe.dicom.pacs.arriving import Arrival, ArrivingMessages, BoundedSocket
+from marspipe.dicom.pacs.receiver_settings import ReceiverSettings
 
 _ABORT_S = 1.0
 _CLOSE_S = 5.0
 _POLL_S = 0.02
+
+
+class Door(Protocol):
+    """Whom the server asks about connections, and tells of them; from any thread."""
+
+    @property
+    def settings(self) -> ReceiverSettings:
+        """How it listens."""
+
+    @property
+    def tls_context(self) -> ssl.SSLContext | None:
+        """For connections by TLS; None for connections in the clear."""
+
+    @property
+    def begin(self) -> Callable[[], Arrival]:
+        """Gives a file for the next instance."""
+
+    def connection_refusal(self, address: str, connections: int) -> str | None:
+        """Return why no byte of a new connection is read, or None."""
+
+    def refused(self, address: str, ae_title: str | None, reason: str) -> None:
+        """Take note of a refusal."""
+
+    def closed(self, association: Any) -> None:
+        """Take note that an association's threads have ended."""
 
 
 class Connection(RequestHandler):
@@ -32,25 +56,25 @@ class Connection(RequestHandler):
     def handle(self) -> None:
         """Let the peer do what it has come for, and clean up after it, however it ends."""
         server = self.server
-        receiver, address = server.receiver, self.client_address[0]
-        _bound(self.request, receiver.settings.timeout_s)
+        door, address = server.door, self.client_address[0]
+        _bound(self.request, door.settings.timeout_s)
         with server.listed(self):
-            if receiver.tls_context is not None:
+            if door.tls_context is not None:
                 try:
                     # Here and not where connections are accepted: a peer that does not answer holds up only itself.
-                    self.request = receiver.tls_context.wrap_socket(
+                    self.request = door.tls_context.wrap_socket(
                         self.request, server_side=True, do_handshake_on_connect=False
                     )
                     self.request.do_handshake()
                 except (OSError, ValueError):
-                    receiver.refused(address, None, "TLS handshake failed")
+                    door.refused(address, None, "TLS handshake failed")
                     server.shutdown_request(self.request)
                     return
             association = self._create_association()
             # The socket that announces the connection to the state machine is ours, not the one made above.
             association.dul.event_queue.get_nowait()
             association.dul.socket = BoundedSocket(association, client_socket=self.request)
-            association.dimse = ArrivingMessages(association, receiver.begin)
+            association.dimse = ArrivingMessages(association, door.begin)
             threads: tuple[Any, ...] = (association, association.dul)
             for thread in threads:
                 thread.run = partial(_ending_with_the_connection, thread.run)
@@ -61,7 +85,7 @@ class Connection(RequestHandler):
                 association.dul.join()
             finally:
                 association.dimse.drop_all()
-                receiver.closed(association)
+                door.closed(association)
                 server.shutdown_request(self.request)
 
     def abort(self) -> None:
@@ -85,7 +109,7 @@ class ReceiverServer(ThreadedAssociationServer):
     ----------
     entity, address, ae_title, contexts, ssl_context, evt_handlers
         Of pynetdicom's server. Without a TLS context: connections are secured in their own threads.
-    receiver : Receiver
+    door : Door
         Whose server it is.
     """
 
@@ -101,9 +125,9 @@ class ReceiverServer(ThreadedAssociationServer):
         ssl_context: None,
         *,
         evt_handlers: list[Any],
-        receiver: Receiver,
+        door: Door,
     ) -> None:
-        self.receiver = receiver
+        self.door = door
         self._lock = threading.Lock()
         self._connections: set[Connection] = set()
         self._accepted = 0
@@ -118,9 +142,9 @@ class ReceiverServer(ThreadedAssociationServer):
     def verify_request(self, request: Any, client_address: Any) -> bool:
         """Decide on a connection of which nothing has been read."""
         del request
-        refusal = self.receiver.connection_refusal(client_address[0], self.connections)
+        refusal = self.door.connection_refusal(client_address[0], self.connections)
         if refusal is not None:
-            self.receiver.refused(client_address[0], None, refusal)
+            self.door.refused(client_address[0], None, refusal)
         return refusal is None
 
     def process_request(self, request: Any, client_address: Any) -> None:
@@ -145,7 +169,7 @@ class ReceiverServer(ThreadedAssociationServer):
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Tell of a connection that broke before there was an association; a stack trace would help nobody."""
         del request
-        self.receiver.refused(client_address[0], None, "connection failed")
+        self.door.refused(client_address[0], None, "connection failed")
 
     @contextmanager
     def listed(self, connection: Connection) -> Iterator[None]:
