@@ -15,7 +15,7 @@ TWO_WORKERS = (Worker(memory="2g"), Worker(memory="2g"))
 _JOB = "marspipe.pipeline.benchmarks.job"
 # The JVM takes some 250 MiB beside its heap.
 LARGE_HEAP_MIB = 640
-LARGE_TASK_MIB = 960
+LARGE_TASK_MIB = 832
 LARGE_LIMIT_GIB = 2.0
 
 

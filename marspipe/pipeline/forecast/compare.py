@@ -20,6 +20,9 @@ from marspipe.pipeline.spark.metrics import measured_stages
 from marspipe.recipe import Recipe
 from marspipe.show.progress import Progress, Stage
 
+# Stages that end between two looks at their progress are opened and closed at once: what they took is not known.
+_SEEN_S = 0.02
+
 
 class StageTimes(Progress):
     """Says nothing, and keeps how long every stage took."""
@@ -79,7 +82,7 @@ def measured_run(
 
 
 def compared(predicted: Forecast, measured: Measured) -> str:
-    """Return a table: predicted, measured, and their ratio."""
+    """Return a table: predicted, measured, and their ratio; without stages too short to be seen."""
     lines = [f"{'':<24}{'predicted':>12}{'measured':>12}{'ratio':>8}"]
 
     def line(name: str, one: float, other: float, text: str, other_text: str) -> None:
@@ -88,7 +91,7 @@ def compared(predicted: Forecast, measured: Measured) -> str:
 
     for stage in predicted.stages:
         took = measured.stage_seconds.get(stage.name)
-        if took is not None:
+        if took is not None and took >= _SEEN_S:
             line(stage.name, stage.seconds, took, time_text(stage.seconds), time_text(took))
     line("all", predicted.seconds, measured.seconds, time_text(predicted.seconds), time_text(measured.seconds))
     shuffled = sum(stage.shuffle_bytes for stage in predicted.stages)
