@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
+from pydicom import config
 from pydicom.uid import RLELossless
 
 from marspipe.dicom.ct import series_files, series_header
@@ -66,6 +67,16 @@ def pacs(running_orthanc: Orthanc) -> Orthanc:
     """An Orthanc that holds nothing."""
     running_orthanc.clear()
     return running_orthanc
+
+
+@pytest.fixture
+def anything_may_be_sent(_strict_dicom: None) -> Iterator[None]:
+    """Let pydicom write and read values that are not valid, which other tests must not."""
+    settings = config.settings
+    before = settings.reading_validation_mode, settings.writing_validation_mode
+    settings.reading_validation_mode = settings.writing_validation_mode = config.IGNORE
+    yield
+    settings.reading_validation_mode, settings.writing_validation_mode = before
 
 
 @pytest.fixture

@@ -208,6 +208,16 @@ class Orthanc:
             raise
 
 
+def tls_settings(own: Certificate, trusted: Certificate) -> dict[str, Any]:
+    """Return Orthanc's settings for DICOM over TLS with peers of one certificate."""
+    return {
+        "DicomTlsEnabled": True,
+        "DicomTlsCertificate": str(own.certificate),
+        "DicomTlsPrivateKey": str(own.key),
+        "DicomTlsTrustedCertificates": str(trusted.certificate),
+    }
+
+
 @contextmanager
 def orthanc(folder: Path, *, user: tuple[str, str] | None = None, **settings: Any) -> Iterator[Orthanc]:
     """Run an Orthanc; settings are those of its configuration."""

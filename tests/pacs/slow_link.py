@@ -7,7 +7,9 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from socketserver import BaseRequestHandler, ThreadingTCPServer
+from socketserver import BaseRequestHandler
+
+from tests.pacs.port_in_front import copy, port_in_front
 
 _PIECE_BYTES = 1 << 14
 
@@ -23,7 +25,7 @@ def slow_link(port: int, *, bytes_per_s: float = 1e9, cut_after: int | None = No
     class Handler(BaseRequestHandler):
         def handle(self) -> None:
             with suppress(OSError), socket.create_connection(("127.0.0.1", port)) as there:
-                back = threading.Thread(target=_copy, args=(self.request, there))
+                back = threading.Thread(target=copy, args=(self.request, there))
                 back.start()
                 start, begin = time.monotonic(), given[0]
                 with suppress(OSError):
@@ -38,19 +40,5 @@ def slow_link(port: int, *, bytes_per_s: float = 1e9, cut_after: int | None = No
                         end.shutdown(socket.SHUT_RDWR)
                 back.join()
 
-    with ThreadingTCPServer(("127.0.0.1", 0), Handler) as server:
-        serving = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-        serving.start()
-        try:
-            yield int(server.server_address[1])
-        finally:
-            server.shutdown()
-            serving.join()
-
-
-def _copy(source: socket.socket, target: socket.socket) -> None:
-    with suppress(OSError):
-        while data := source.recv(1 << 16):
-            target.sendall(data)
-    with suppress(OSError):
-        target.shutdown(socket.SHUT_WR)
+    with port_in_front(Handler) as front:
+        yield front

@@ -34,7 +34,16 @@ from marspipe.show.progress import Progress
 from marspipe.store.landing import LandingZone
 from tests.pacs.conftest import SLICES
 from tests.pacs.receive_senders import STUDY, instance, read_pdu, send, with_meta
-from tests.pacs.servers import ORTHANC_AE, OUR_AE, Certificate, Orthanc, free_ports, make_certificate, orthanc
+from tests.pacs.servers import (
+    ORTHANC_AE,
+    OUR_AE,
+    Certificate,
+    Orthanc,
+    free_ports,
+    make_certificate,
+    orthanc,
+    tls_settings,
+)
 
 DESTINATION = "MARSFETCH"
 STRANGE_ADDRESS = "127.0.0.2"
@@ -234,12 +243,7 @@ def test_hosts_of_the_command_line(
 @pytest.fixture(scope="module")
 def secure_pacs(tmp_path_factory: pytest.TempPathFactory, certificates: dict[str, Certificate]) -> Iterator[Orthanc]:
     """An Orthanc that speaks DICOM over TLS, both ways."""
-    settings = {
-        "DicomTlsEnabled": True,
-        "DicomTlsCertificate": str(certificates["pacs"].certificate),
-        "DicomTlsPrivateKey": str(certificates["pacs"].key),
-        "DicomTlsTrustedCertificates": str(certificates["ours"].certificate),
-    }
+    settings = tls_settings(certificates["pacs"], certificates["ours"])
     with orthanc(tmp_path_factory.mktemp("secure"), **settings) as server:
         yield server
 

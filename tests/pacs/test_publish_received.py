@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,16 +17,8 @@ from marspipe.show.progress import Progress
 from tests.pacs.receive_senders import instance, receiving, send
 from tests.pacs.servers import Orthanc
 
+pytestmark = pytest.mark.usefixtures("anything_may_be_sent")
 UIDS = {0x00080018: "1.2.03.4.05", 0x0020000D: "1.2.03", 0x0020000E: "1.2.03.4"}
-
-
-@pytest.fixture(autouse=True)
-def _anything_may_be_sent() -> Iterator[None]:
-    settings = config.settings
-    before = settings.reading_validation_mode, settings.writing_validation_mode
-    settings.reading_validation_mode = settings.writing_validation_mode = config.IGNORE
-    yield
-    settings.reading_validation_mode, settings.writing_validation_mode = before
 
 
 def with_leading_zeros() -> Dataset:

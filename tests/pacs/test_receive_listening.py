@@ -11,7 +11,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
@@ -112,11 +112,12 @@ def test_a_listener_that_dies_ends_the_command(tmp_path: Path, monkeypatch: pyte
     assert len(said) == 2
 
 
-def test_whether_it_listens() -> None:
-    def begin() -> Any:
-        raise NotImplementedError
+def nothing_is_sent() -> NoReturn:
+    raise AssertionError("no instance is sent here")
 
-    receiver = Receiver(ReceiverSettings(port=0), begin, on_refused=print, on_finished=print)
+
+def test_whether_it_listens() -> None:
+    receiver = Receiver(ReceiverSettings(port=0), nothing_is_sent, on_refused=print, on_finished=print)
     assert not receiver.listens
     with receiver:
         assert receiver.listens
@@ -133,13 +134,10 @@ def test_connections_without_a_thread_are_not_counted(monkeypatch: pytest.Monkey
             raise RuntimeError("can't start new thread")
         start(thread)
 
-    def begin() -> Any:
-        raise NotImplementedError
-
     monkeypatch.setattr(threading.Thread, "start", limited)
     with Receiver(
         ReceiverSettings(port=0, max_associations=1),
-        begin,
+        nothing_is_sent,
         on_refused=lambda refusal: refused.append(refusal.reason),
         on_finished=lambda _: None,
     ) as receiver:

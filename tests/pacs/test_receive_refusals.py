@@ -33,6 +33,7 @@ from tests.pacs.receive_senders import (
 )
 from tests.pacs.servers import Certificate, make_certificate, wait_until
 
+pytestmark = pytest.mark.usefixtures("anything_may_be_sent")
 CALLING_UNKNOWN, CALLED_UNKNOWN = (1, 1, 3), (1, 1, 7)
 
 
@@ -112,15 +113,6 @@ def test_wrong_options_end_with_code_2(tmp_path: Path, capsys: pytest.CaptureFix
     ):
         assert run_command(cli, ["receive", str(tmp_path / "zone"), "--port", "0", *options], "marspipe") == 2
         assert said in capsys.readouterr().err
-
-
-@pytest.fixture(autouse=True)
-def _anything_may_be_sent() -> Iterator[None]:
-    settings = config.settings
-    before = settings.reading_validation_mode, settings.writing_validation_mode
-    settings.reading_validation_mode = settings.writing_validation_mode = config.IGNORE
-    yield
-    settings.reading_validation_mode, settings.writing_validation_mode = before
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,16 @@ from marspipe.pipeline.pacs.peers import echo
 from marspipe.pipeline.pacs.publish import publish
 from marspipe.show.progress import Progress
 from tests.pacs.conftest import N_INSTANCES, SLICES
-from tests.pacs.servers import ORTHANC_AE, Certificate, Orthanc, free_ports, make_certificate, orthanc, storescp
+from tests.pacs.servers import (
+    ORTHANC_AE,
+    Certificate,
+    Orthanc,
+    free_ports,
+    make_certificate,
+    orthanc,
+    storescp,
+    tls_settings,
+)
 from tests.pacs.tls_front import tls_front
 
 USER = ("mars", "red-planet-4")
@@ -37,12 +46,7 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Certific
 @pytest.fixture(scope="module")
 def guarded(tmp_path_factory: pytest.TempPathFactory, certificates: dict[str, Certificate]) -> Iterator[Orthanc]:
     """An Orthanc that asks for a password and speaks DICOM over TLS with peers whose certificate it knows."""
-    settings = {
-        "DicomTlsEnabled": True,
-        "DicomTlsCertificate": str(certificates["server"].certificate),
-        "DicomTlsPrivateKey": str(certificates["server"].key),
-        "DicomTlsTrustedCertificates": str(certificates["client"].certificate),
-    }
+    settings = tls_settings(certificates["server"], certificates["client"])
     with orthanc(tmp_path_factory.mktemp("guarded"), user=USER, **settings) as server:
         yield server
 

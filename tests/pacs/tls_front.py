@@ -7,8 +7,9 @@ import ssl
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from socketserver import BaseRequestHandler, ThreadingTCPServer
+from socketserver import BaseRequestHandler
 
+from tests.pacs.port_in_front import copy, port_in_front
 from tests.pacs.servers import Certificate
 
 
@@ -22,24 +23,10 @@ def tls_front(port: int, certificate: Certificate) -> Iterator[int]:
         def handle(self) -> None:
             with suppress(OSError), context.wrap_socket(self.request, server_side=True) as secured:
                 with socket.create_connection(("127.0.0.1", port)) as plain:
-                    back = threading.Thread(target=_copy, args=(plain, secured))
+                    back = threading.Thread(target=copy, args=(plain, secured))
                     back.start()
-                    _copy(secured, plain)
+                    copy(secured, plain)
                     back.join()
 
-    with ThreadingTCPServer(("127.0.0.1", 0), Handler) as server:
-        serving = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-        serving.start()
-        try:
-            yield int(server.server_address[1])
-        finally:
-            server.shutdown()
-            serving.join()
-
-
-def _copy(source: socket.socket, target: socket.socket) -> None:
-    with suppress(OSError):
-        while data := source.recv(1 << 16):
-            target.sendall(data)
-    with suppress(OSError):
-        target.shutdown(socket.SHUT_WR)
+    with port_in_front(Handler) as front:
+        yield front
